@@ -1,0 +1,332 @@
+"""The portal's interface: what is asked, what is sent, and what its answers come to (PORTAL_API.md, docs/wire.md).
+
+Rule 1  `send`, `put_chunk` and `chunks_missing` are for the sender: whatever the network or the portal does is an
+        `Outcome`. The others are for whoever waits for an answer: they raise, and `replies.outcome_of` turns such an
+        error into an outcome.
+Rule 2  Projects and models are asked for by name before they are made; every other kind only where the portal has no
+        idempotency keys, and where a create says "already exists".
+Rule 3  A portal is taken for base-only when it has no capabilities *and* answers as a portal: a 404 of something in
+        front of it must not make us keep records back.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from seclea.api import base_bodies
+from seclea.api.auth import AuthService
+from seclea.api.base_bodies import ReadChunk
+from seclea.api.exchange import Exchange, json_of, text_of
+from seclea.api.lookup import Lookup
+from seclea.api.reading import Reply
+from seclea.api.replies import check_receipt, clean, error_of, is_duplicate, outcome_of
+from seclea.api.session import Session
+from seclea.contract import Destination, Outcome, Verdict
+from seclea.entities import Kind
+from seclea.errors import AuthenticationError, PortalError, PortalUnavailable, UnknownOrganizationError
+from seclea.records import Record, RecordKind
+
+PATHS: Mapping[str, str] = {
+    RecordKind.PROJECT: "/collection/projects",
+    RecordKind.DATASET: "/collection/datasets",
+    RecordKind.DATASET_TRANSFORMATION: "/collection/dataset-transformations",
+    RecordKind.MODEL: "/collection/models",
+    RecordKind.TRAINING_RUN: "/collection/training-runs",
+    RecordKind.MODEL_STATE: "/collection/model-states",
+    RecordKind.METRICS: "/collection/metrics",
+    RecordKind.TOMBSTONE: "/collection/tombstones",
+}
+# The extension that takes a kind of record; entities need streams only.
+_EXTENSIONS: Mapping[RecordKind, str] = {
+    RecordKind.METRICS: "metrics",
+    RecordKind.TOMBSTONE: "tombstones",
+    RecordKind.FINISH: "finish",
+}
+_ASKED_FIRST = frozenset({RecordKind.PROJECT, RecordKind.MODEL})
+_COMPRESS_BYTES = 2048  # smaller bodies are not worth the portal's time
+_ASK_CHUNKS = 1000  # in one question: 70 kB
+_MAX_PAGES = 1000  # of one list; a portal whose pages never end is stopped here
+
+
+class Api:
+    """One destination: its portal through ``session``, logged in through ``auth``. Not shared between threads.
+
+    Args:
+        auth: None only with ``local``.
+        local: the home's own portal behind its unix socket, which knows its user without tokens.
+    """
+
+    def __init__(
+        self, session: Session, auth: AuthService | None, destination: Destination, *, local: bool = False
+    ) -> None:
+        self._session = session
+        self._exchange = Exchange(session, None if local else auth)
+        self._local = local
+        self.destination = destination
+        self._capabilities: dict[str, Any] | None = None
+        self._capabilities_known = False
+
+    def __repr__(self) -> str:
+        return f"Api({self._session.name!r}, {self.destination.organization!r})"
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._session.close()
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def capabilities(self) -> dict[str, Any] | None:
+        """What the portal can do beyond the base interface, None for a base-only one. Asked once per object.
+
+        Raises:
+            PortalUnavailable, PortalError: it does not say.
+        """
+        if not self._capabilities_known:
+            outcome, reply = self._exchange.call("GET", "/api/capabilities", login=False)
+            if reply is not None and reply.status == 404:
+                outcome, reply = self._exchange.call("GET", "/organization/", login=False)
+                if reply is None or (reply.status not in (401, 403) and not isinstance(json_of(reply), list)):
+                    raise error_of(outcome, f"{self._session.name} does not answer as a portal does")
+                self._capabilities = None
+            else:
+                body = self._answer(outcome, reply)
+                if not isinstance(body, dict) or not isinstance(body.get("extensions"), list):
+                    raise PortalError(f"{self._session.name} describes its capabilities in an unknown way.")
+                self._capabilities = body
+            self._capabilities_known = True
+        return self._capabilities
+
+    def speaks(self, extension: str) -> bool:
+        """Whether the portal has the extension ("streams", "chunks", "metrics", ...).
+
+        Raises:
+            PortalUnavailable, PortalError: as `capabilities`, only when that was not asked before.
+        """
+        capabilities = self.capabilities()
+        return capabilities is not None and extension in capabilities["extensions"]
+
+    def organization_uuid(self, name: str) -> str:
+        """The portal's uuid of the organization with exactly this name.
+
+        Raises:
+            UnknownOrganizationError: there is none for this login; names those that there are.
+            AuthenticationError, PortalUnavailable, PortalError: no answer.
+        """
+        found = self._list("/organization/", {"name": name})
+        if not any(item.get("name") == name for item in found):
+            found = self._list("/organization/", {})  # for the message; and a filter may not be what we think
+        for item in found:
+            if item.get("name") == name and isinstance(item.get("uuid"), str):
+                return str(item["uuid"])
+        names = sorted({clean(str(item.get("name"))) for item in found})
+        raise UnknownOrganizationError(
+            f"{self._session.name} knows no organization {name!r} for this login.",
+            f"There are: {', '.join(names)}." if names else "This login belongs to no organization.",
+        )
+
+    def find(self, kind: Kind | RecordKind, **filters: str) -> list[dict[str, Any]]:
+        """All objects of a kind that match, page after page. ``organization`` and ``project`` are filters too.
+
+        Raises:
+            AuthenticationError, PortalUnavailable, PortalError: no answer.
+        """
+        return self._list(PATHS[kind], filters)
+
+    def get(self, kind: Kind | RecordKind, uuid: str, **filters: str) -> dict[str, Any] | None:
+        """One object, None where the portal has none of that id.
+
+        Raises:
+            AuthenticationError, PortalUnavailable, PortalError: no answer.
+        """
+        outcome, reply = self._exchange.call("GET", f"{PATHS[kind]}/{quote(uuid, safe='')}", params=filters)
+        if reply is not None and reply.status == 404:
+            return None
+        body = self._answer(outcome, reply)
+        if not isinstance(body, dict):
+            raise PortalError(f"{self._session.name} answers with something that is no {kind}.")
+        return body
+
+    def _list(self, path: str, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        params = dict(filters)
+        for _ in range(_MAX_PAGES):
+            outcome, reply = self._exchange.call("GET", path, params=params)
+            page = self._answer(outcome, reply)
+            if not isinstance(page, list) or reply is None:
+                raise PortalError(f"{self._session.name}{path} answers with something that is no list.")
+            found += [item for item in page if isinstance(item, dict)]
+            cursor = _next_cursor(reply)
+            if cursor is None or cursor == params.get("cursor"):
+                return found
+            params["cursor"] = cursor
+        raise PortalError(f"{self._session.name}{path} answers with a list that does not end.")
+
+    def _answer(self, outcome: Outcome, reply: Reply | None) -> Any:
+        if reply is None or outcome.verdict is not Verdict.DELIVERED:
+            raise error_of(outcome, self._session.name)
+        return json_of(reply)
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        record: Record,
+        *,
+        organization: str,
+        references: Mapping[str, str],
+        project: str | None = None,
+        read_chunk: ReadChunk | None = None,
+    ) -> Outcome:
+        """Send one record, once.
+
+        Args:
+            organization: the portal's uuid of it.
+            references: our uuid → the portal's, where they differ.
+            project: our uuid of the project, where the body does not name it; left out of the query without it.
+            read_chunk: gives the payload's chunks for a portal without chunks.
+        Raises:
+            LedgerError: ``read_chunk`` did; nothing complete was sent.
+        """
+        try:
+            extended = self.speaks("streams")
+            if extended and not self.speaks(_EXTENSIONS.get(record.kind, "streams")):
+                return _kept_locally(record)
+        except (PortalError, PortalUnavailable, AuthenticationError) as error:
+            return outcome_of(error)
+        if not extended and record.kind not in base_bodies.KINDS:
+            return _kept_locally(record)
+        lookup = self._lookup(record, organization, references, project)
+        if record.kind in _ASKED_FIRST or not extended:
+            known = lookup.existing()
+            # Ours already: with streams it is sent all the same, for the receipt that moves the stream's head.
+            if known is not None and not (extended and known.remote_id == lookup.uuid):
+                return known
+        params = lookup.scope
+        if extended:
+            outcome, reply = self._send_extended(record, params)
+            outcome = check_receipt(outcome, record)
+        else:
+            outcome, reply = self._send_base(record, params, organization, references, read_chunk)
+        if (
+            outcome.verdict is Verdict.REFUSED
+            and reply is not None
+            and is_duplicate(reply.status, json_of(reply), text_of(reply))
+        ):
+            return lookup.existing() or outcome
+        return outcome
+
+    def lookup_adopted(
+        self, record: Record, *, organization: str, references: Mapping[str, str], project: str | None = None
+    ) -> Outcome | None:
+        """What the portal has in the place of this record.
+
+        ADOPTED when it is the same, REFUSED when another content has its name, None when there is nothing; the verdict
+        of the failure when the portal does not say.
+        """
+        return self._lookup(record, organization, references, project).existing()
+
+    def chunks_missing(self, sha256: Sequence[str], *, organization: str) -> list[str] | Outcome:
+        """Those of these chunks that the portal lacks, in the order given; an outcome when it does not say."""
+        names = list(dict.fromkeys(sha256))
+        lacking: set[Any] = set()
+        for start in range(0, len(names), _ASK_CHUNKS):
+            outcome, reply = self._exchange.call(
+                "POST",
+                "/collection/chunks/missing",
+                params={"organization": organization},
+                json=names[start : start + _ASK_CHUNKS],
+            )
+            if outcome.verdict is not Verdict.DELIVERED or reply is None:
+                return outcome
+            answer = json_of(reply)
+            if not isinstance(answer, list):
+                return Outcome(Verdict.UNKNOWN, outcome.status, "the portal's list of chunks is no list")
+            lacking.update(item for item in answer if isinstance(item, str))
+        return [name for name in names if name in lacking]
+
+    def put_chunk(self, sha256: str, content: bytes, *, organization: str) -> Outcome:
+        """Send one chunk; the portal refuses bytes that do not hash to the name."""
+        outcome, _ = self._exchange.call(
+            "PUT",
+            f"/collection/chunks/{quote(sha256, safe='')}",
+            params={"organization": organization},
+            content=content,
+            content_type="application/octet-stream",
+        )
+        return outcome
+
+    def _send_extended(self, record: Record, params: Mapping[str, str]) -> tuple[Outcome, Reply | None]:
+        span = str(record.first) if record.first == record.last else f"{record.first}-{record.last}"
+        headers = {
+            "Seclea-Stream": _uuid_text(record.stream),
+            "Seclea-Lane": record.lane.value,
+            "Seclea-Sequence": span,
+            "Seclea-Chain": record.chain.hex(),
+            "Idempotency-Key": record.key,
+        }
+        body = record.body
+        encodings = (self._capabilities or {}).get("encodings")
+        if not self._local and len(body) >= _COMPRESS_BYTES and isinstance(encodings, list) and "gzip" in encodings:
+            # Without a time in it: the same request has the same bytes at every attempt.
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        return self._exchange.call(
+            "POST",
+            _create_path(record),
+            params=params,
+            content=body,
+            content_type="application/msgpack" if record.kind is RecordKind.METRICS else "application/json",
+            headers=headers,
+            kind=record.kind,
+        )
+
+    def _send_base(
+        self,
+        record: Record,
+        params: Mapping[str, str],
+        organization: str,
+        references: Mapping[str, str],
+        read_chunk: ReadChunk | None,
+    ) -> tuple[Outcome, Reply | None]:
+        body = json.loads(record.body)
+        path = _create_path(record)
+        if record.kind not in (RecordKind.DATASET, RecordKind.MODEL_STATE):
+            fields = base_bodies.json_fields(record.kind, body, organization, references)
+            return self._exchange.call("POST", path, params=params, json=fields, kind=record.kind)
+        assert read_chunk is not None, "a portal without chunks needs the payload itself"
+        parts = base_bodies.form_parts(record.kind, body, references, record.chunks, read_chunk)
+        return self._exchange.call("POST", path, params=params, files=parts, kind=record.kind)
+
+    def _lookup(self, record: Record, organization: str, references: Mapping[str, str], project: str | None) -> Lookup:
+        return Lookup(self, record, organization, references, project)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _kept_locally(record: Record) -> Outcome:
+    return Outcome(Verdict.KEPT_LOCALLY, detail=f"the portal has no place for {record.kind}")
+
+
+def _create_path(record: Record) -> str:
+    if record.kind is RecordKind.FINISH:
+        return f"{PATHS[RecordKind.TRAINING_RUN]}/{quote(record.run or '', safe='')}/finish"
+    return PATHS[record.kind]
+
+
+def _uuid_text(value: bytes) -> str:
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _next_cursor(reply: Reply) -> str | None:
+    """The cursor in `Link: <...>; rel="next"`. Only the cursor: the address in it is not ours to follow."""
+    for link in reply.headers.get("Link", "").split(","):
+        target, _, parameters = link.strip().partition(">")
+        if target.startswith("<") and 'rel="next"' in parameters.replace(" ", ""):
+            return next(iter(parse_qs(urlsplit(target[1:]).query).get("cursor", [])), None)
+    return None

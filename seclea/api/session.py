@@ -1,0 +1,271 @@
+"""One portal (or auth server) over HTTP: requests with timeouts, bounded replies and errors that say what was sent.
+
+Rule 1  A request is made once. Redirects are never followed, so a token goes to the address in the settings and nowhere
+        else; a 3xx is a reply like any other.
+Rule 2  No plain http except to this machine. Certificates are always verified; a private authority is a setting.
+Rule 3  What the environment may decide is said: proxies (``HTTPS_PROXY``, ``NO_PROXY``; never for loopback) and,
+        without a ``ca_bundle``, ``REQUESTS_CA_BUNDLE``. Not netrc.
+Rule 4  Tokens and cookies are in no message, `repr` or traceback of ours: the errors of requests, which carry the
+        request, are replaced, not chained.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import requests
+from requests.auth import AuthBase
+from requests.utils import get_environ_proxies
+from urllib3 import exceptions as urllib3_errors
+
+from seclea import __version__
+from seclea.api.body import Body, Part
+from seclea.api.reading import BadReply, Reply, read_reply
+from seclea.api.tokens import Token
+from seclea.api.transport import TcpAdapter, UnixAdapter
+from seclea.contract import LOCAL
+from seclea.errors import ConfigurationError, PortalUnavailable
+
+__all__ = ["NoReply", "NotReached", "NotTrusted", "Part", "Reply", "ReplyLost", "Session"]
+
+
+class NoReply(PortalUnavailable):
+    """There is no (whole) reply. ``outcome_unknown``: whether the portal may have acted on the request."""
+
+    outcome_unknown: ClassVar[bool] = False
+    waiting_is_vain: ClassVar[bool] = False
+
+
+class NotReached(NoReply):
+    """Nothing was sent: no such host, refused, or no connection in time."""
+
+
+class ReplyLost(NoReply):
+    """The request, or a part of it, was sent; the reply did not come, or not whole."""
+
+    outcome_unknown = True
+
+
+class NotTrusted(NoReply):
+    """The portal's certificate could not be verified. Nothing was sent; waiting will not help."""
+
+    waiting_is_vain = True
+
+
+class Session:
+    """Requests to one address over connections kept alive. For several threads; a forked child makes its own.
+
+    Args:
+        base_url: "https://portal.example.com", with a path where the portal has one; ignored with ``unix_socket``.
+        unix_socket: the embedded portal's socket.
+        ca_bundle: PEM file of the authority to trust instead of the usual ones.
+        connect_timeout_seconds: until a connection stands.
+        read_timeout_seconds: of each send and receive; `request` can set another.
+        trust_env_proxies: whether proxies of the environment are used.
+    Raises:
+        ConfigurationError: no usable address, plain http to another machine, or no such ``ca_bundle``.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        unix_socket: Path | None = None,
+        ca_bundle: str | None = None,
+        connect_timeout_seconds: float = 5,
+        read_timeout_seconds: float = 30,
+        trust_env_proxies: bool = True,
+    ) -> None:
+        self.base_url = "http://localhost" if unix_socket is not None else base_url.rstrip("/")
+        self.name = f"the home's portal ({unix_socket})" if unix_socket is not None else self.base_url
+        self._unix_socket = unix_socket
+        self._connect_timeout = connect_timeout_seconds
+        self._read_timeout = read_timeout_seconds
+        host = _checked_host(self.base_url)
+        environ_bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        self._verify: str | bool = ca_bundle or environ_bundle or True
+        if isinstance(self._verify, str) and not os.path.exists(self._verify):
+            raise ConfigurationError(f"The CA bundle {self._verify} does not exist.", "Set ca_bundle to a PEM file.")
+        use_proxies = trust_env_proxies and unix_socket is None and not _is_loopback(host)
+        self._proxies: dict[str, str] = dict(get_environ_proxies(self.base_url)) if use_proxies else {}
+        self._http: requests.Session | None = None
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return f"Session({self.name!r})"
+
+    def close(self) -> None:
+        """Drop the connections; the next request makes new ones."""
+        if self._http is not None and self._pid == os.getpid():
+            self._http.close()
+        self._http = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: Any = None,
+        content: bytes | Token | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        files: Sequence[Part] | None = None,
+        token: Token | None = None,
+        cookies: Mapping[str, Token] | None = None,
+        timeout: float | None = None,
+    ) -> Reply:
+        """Make one request and read the whole reply, whatever its status.
+
+        Args:
+            path: starts with a slash; ids in it are the caller's to quote.
+            json, content, files: the body, one of them; ``content`` may be a `Token` where it holds a secret.
+            token: the access token, sent as a cookie; ``cookies`` are further ones.
+            timeout: seconds of each send and receive, in place of the session's.
+        Raises:
+            NoReply: its ``outcome_unknown`` says whether something was sent.
+            OSError, ValueError: reading a part of ``files`` failed.
+        """
+        body = Body(json, content, files)
+        secrets = _Secrets({**(cookies or {}), **({"access_token": token} if token is not None else {})}, body)
+        sent = dict(headers or {})
+        if kind := content_type or body.content_type:
+            sent["Content-Type"] = kind
+        read_timeout = self._read_timeout if timeout is None else timeout
+        try:
+            response = self._client().request(
+                method,
+                self.base_url + path,
+                params=params,
+                data=body.stream(),
+                headers=sent,
+                auth=secrets,
+                timeout=read_timeout,  # the connections know their own for connecting
+                allow_redirects=False,
+                stream=True,
+                verify=self._verify,
+                proxies=self._proxies,
+            )
+            with response:
+                return read_reply(response, method, read_timeout)
+        except (requests.RequestException, urllib3_errors.HTTPError, OSError, BadReply) as error:
+            problem = body.error or self._explain(error)
+        # Outside the handler: the new error has no context, which would carry the request and its cookies.
+        raise problem
+
+    def _client(self) -> requests.Session:
+        if self._http is None or self._pid != os.getpid():
+            # A connection inherited over a fork is the parent's: two processes would mix their bytes in it.
+            http = _Http()
+            http.trust_env = False
+            http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # tokens live in the store, not in a jar
+            http.headers["User-Agent"] = f"seclea/{__version__}"
+            http.headers["Accept-Encoding"] = "identity"  # replies are small, and a bomb needs an encoding
+            if self._unix_socket is not None:
+                http.mount("http://", UnixAdapter(self._unix_socket, self._connect_timeout))
+            else:
+                for scheme in ("http://", "https://"):
+                    http.mount(scheme, TcpAdapter(self._connect_timeout))
+            self._http, self._pid = http, os.getpid()
+        return self._http
+
+    def _explain(self, error: Exception) -> NoReply:
+        causes = list(_causes(error))
+        reason = next((_reason(cause) for cause in reversed(causes) if isinstance(cause, OSError)), "")
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes) or "TLS CA certificate" in str(
+            error
+        ):
+            hint = "Set ca_bundle to the PEM file of its authority; verification is not switched off."
+            return NotTrusted(f"The certificate of {self.name} cannot be verified: {reason}.", hint)
+        before = (urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError, urllib3_errors.ProxyError)
+        if any(isinstance(cause, before) for cause in causes):
+            if any(
+                isinstance(cause, TimeoutError | urllib3_errors.ConnectTimeoutError) for cause in causes
+            ) and not any(isinstance(cause, urllib3_errors.NewConnectionError) for cause in causes):
+                reason = f"no connection within {self._connect_timeout:g} s"
+            return NotReached(f"{self.name} cannot be reached: {reason or type(causes[-1]).__name__}.")
+        if isinstance(error, BadReply):
+            reason = str(error)
+        elif any(isinstance(cause, urllib3_errors.ReadTimeoutError | TimeoutError) for cause in causes):
+            reason = "no reply in time"
+        return ReplyLost(f"The reply of {self.name} did not come whole: {reason or type(causes[-1]).__name__}.")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+class _Http(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Never: requests would read the whole body of a redirect before it does not follow it."""
+
+
+class _Secrets(AuthBase):
+    """Puts cookies and a secret body into the prepared request, where no frame and no `repr` shows them."""
+
+    def __init__(self, cookies: Mapping[str, Token], body: Body) -> None:
+        self._cookies = cookies
+        self._body = body
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._cookies:
+            request.headers["Cookie"] = "; ".join(f"{name}={value.reveal()}" for name, value in self._cookies.items())
+        if self._body.secret is not None:
+            request.prepare_body(self._body.secret.reveal().encode("utf-8"), None)
+        return request
+
+
+def _checked_host(url: str) -> str:
+    if url == LOCAL:
+        raise ConfigurationError('"local" is the home\'s own portal, which is reached through its unix socket.')
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.query or parts.fragment:
+        raise ConfigurationError(
+            "The portal's address must be like https://portal.example.com, without user name, query or fragment."
+        )
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ConfigurationError(
+            f"{url} is plain http to another machine: everybody on the way could read the login.",
+            f"Use https://{host}.",
+        )
+    return host
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The errors inside an error, outermost first: requests and urllib3 wrap in arguments, reasons and causes."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        inner = (*current.args, getattr(current, "reason", None), current.__cause__, current.__context__)
+        waiting += [item for item in inner if isinstance(item, BaseException)]
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return error.strerror or type(error).__name__

@@ -1,0 +1,1 @@
+"""The home's ledger (sqlite) and spool (payload chunks): what is durable."""

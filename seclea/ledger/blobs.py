@@ -1,0 +1,191 @@
+"""The spool: payloads as content-addressed chunks on disk.
+
+Rule 1  temporary name in the same directory, write, fsync, rename, fsync the directory, and only then a row that names it.
+Rule 2  A failed fsync is never tried again on the same data: the file is removed and the error passed on.
+Rule 3  A chunk's file is deleted only after the transaction that dropped its last reference, and never while a payload
+        that is just being stored counts on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seclea.contract import Home
+from seclea.errors import LedgerError
+
+CHUNK_BYTES = 8 << 20  # 4 to 8 MiB: large enough for line rate, small enough to send again
+_ABANDONED_SECONDS = 3600.0  # an incoming file without a frame, this old, belongs to a client that died in the call
+
+
+def sync_descriptor(descriptor: int) -> None:
+    """fsync; in a function of its own because it raises no audit event that a crash test could hook."""
+    os.fsync(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """A payload that is durable in chunks: ``chunks`` are (sha256, bytes) in order, ``sha256`` and ``size`` of the whole."""
+
+    chunks: tuple[tuple[str, int], ...]
+    sha256: str
+    size: int
+
+
+class Spool:
+    """Stores, reads and deletes chunks. `store` may run in several threads; the rest is the writer's main thread's."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._lock = threading.Lock()
+        self._counted_on: Counter[str] = Counter()
+
+    def incoming(self, name: str) -> Path:
+        """The file that a client wrote."""
+        if not name.isalnum():
+            raise LedgerError(f"{name!r} is no name of an incoming payload.")
+        return self._home.incoming / name
+
+    def chunk_path(self, sha256: str) -> Path:
+        """Where a chunk stands."""
+        return self._home.chunks / sha256[:2] / sha256
+
+    def store(self, name: str) -> StoredPayload:
+        """Cut an incoming file into chunks and make them durable. Call `settled` once the row is committed.
+
+        Raises:
+            FileNotFoundError: the incoming file is gone.
+            OSError: the disk refused; nothing of it is counted on.
+        """
+        chunks: list[tuple[str, int]] = []
+        whole = hashlib.sha256()
+        size = 0
+        touched: set[Path] = set()
+        try:
+            for data in _pieces(self.incoming(name), CHUNK_BYTES):
+                whole.update(data)
+                sha256 = hashlib.sha256(data).hexdigest()
+                with self._lock:
+                    self._counted_on[sha256] += 1
+                chunks.append((sha256, len(data)))
+                size += len(data)
+                touched.add(self._write(sha256, data))
+            for directory in touched:
+                sync_directory(directory)
+        except BaseException:
+            self.settled(chunks)
+            raise
+        return StoredPayload(tuple(chunks), whole.hexdigest(), size)
+
+    def _write(self, sha256: str, data: bytes) -> Path:
+        path = self.chunk_path(sha256)
+        directory = path.parent
+        if not directory.exists():
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=0o700)
+            sync_directory(directory.parent)
+        if path.exists() and path.stat().st_size == len(data):
+            return directory
+        temporary = directory / f"{sha256}.{os.getpid()}.{threading.get_ident()}.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                sync_descriptor(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        return directory
+
+    def settled(self, chunks: Iterable[tuple[str, int]]) -> None:
+        """The row that names these chunks is committed (or never will be)."""
+        with self._lock:
+            for sha256, _ in chunks:
+                self._counted_on[sha256] -= 1
+                if self._counted_on[sha256] <= 0:
+                    del self._counted_on[sha256]
+
+    def delete(self, chunks: Iterable[str]) -> None:
+        """Delete chunks that no row names any more."""
+        with self._lock:
+            for sha256 in chunks:
+                if sha256 not in self._counted_on:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(self.chunk_path(sha256))
+
+    def delete_incoming(self, name: str) -> None:
+        """An incoming file is in the spool now (or refused)."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.incoming(name))
+
+    def read(self, sha256: str) -> bytes:
+        """A chunk's bytes.
+
+        Raises:
+            LedgerError: missing, or not what its name says.
+        """
+        try:
+            data = self.chunk_path(sha256).read_bytes()
+        except OSError as error:
+            raise LedgerError(f"The chunk {sha256} cannot be read from the spool: {error}.") from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise LedgerError(f"The chunk {sha256} in the spool is damaged.")
+        return data
+
+    def sweep(self, is_known: Callable[[str], bool], waiting: set[str]) -> int:
+        """Delete what no row names: half-written files, chunks of a transaction that never was, abandoned payloads.
+
+        Args:
+            is_known: ``(sha256) -> bool``, whether a row names this chunk.
+            waiting: names of incoming files that rows wait for.
+        Returns:
+            Files deleted.
+        """
+        swept = 0
+        for directory in self._home.chunks.iterdir():
+            for path in directory.iterdir():
+                if path.name.endswith(".new") or not is_known(path.name):
+                    path.unlink(missing_ok=True)
+                    swept += 1
+        horizon = time.time() - _ABANDONED_SECONDS
+        for path in self._home.incoming.iterdir():
+            if path.name not in waiting and path.lstat().st_mtime < horizon:
+                path.unlink(missing_ok=True)
+                swept += 1
+        return swept
+
+
+def _pieces(path: Path, size: int) -> Iterator[bytes]:
+    """A file in pieces of ``size`` bytes; an empty file is one empty piece."""
+    with open(path, "rb") as file:
+        first = True
+        while True:
+            data = file.read(size)
+            if not data and not first:
+                return
+            yield data
+            first = False
+            if len(data) < size:
+                return

@@ -1,0 +1,671 @@
+"""The ledger: one sqlite file per home. `Ledger` is the writer's, `LedgerView` everybody else's.
+
+Rule 1  One process, one connection writes and checkpoints (SQLite before 3.51.3 can corrupt a WAL otherwise). Readers
+        are ``mode=ro``, read short, and close.
+Rule 2  WAL and synchronous=FULL: what `Ledger.transaction` committed survives power loss. One transaction per drained batch.
+Rule 3  No connection crosses a fork; the file is never opened but by sqlite (closing a plain descriptor of it would drop
+        sqlite's own locks).
+Source: SQLite documentation, "PRAGMA synchronous", "Write-Ahead Logging", "How To Corrupt An SQLite Database File".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from seclea.contract import Destination
+from seclea.errors import LedgerError, LedgerFullError
+from seclea.ledger.migrations import migrate
+from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, Record, RecordKind, Status
+
+_RECORD_COLUMNS = """r.id, r.kind, r.status, r.destination, s.uuid AS stream, r.lane, r.first, r.last, r.key, r.body, r.digest,
+    r.chain, r.entity, r.run, r.size, r.retries, r.hold, r.error,
+    (SELECT key FROM records o WHERE o.id = r.stands_for) AS stands_for"""
+
+
+def _to_record(row: sqlite3.Row, chunks: Sequence[tuple[str, int]] = ()) -> Record:
+    return Record(
+        id=row["id"],
+        kind=RecordKind(row["kind"]),
+        status=Status(row["status"]),
+        destination=row["destination"],
+        stream=row["stream"],
+        lane=Lane(row["lane"]),
+        first=row["first"] or 0,
+        last=row["last"] or 0,
+        key=row["key"] or "",
+        body=row["body"] or b"",
+        digest=row["digest"] or b"",
+        chain=row["chain"] or b"",
+        entity=row["entity"],
+        run=row["run"],
+        size=row["size"],
+        retries=row["retries"],
+        hold=row["hold"],
+        error=row["error"],
+        stands_for=row["stands_for"],
+        chunks=tuple(chunks),
+    )
+
+
+def row_hash(
+    stream: bytes, lane: str, first: int, last: int, kind: str, key: str, digest: bytes, chain: bytes
+) -> bytes:
+    """The hash that a record's row carries over everything in it that never changes."""
+    parts = (stream, lane.encode(), str(first).encode(), str(last).encode(), kind.encode(), key.encode(), digest, chain)
+    return hashlib.sha256(b"\n".join(parts)).digest()
+
+
+class _Reader:
+    """Questions that both the writer and the others ask."""
+
+    _connection: sqlite3.Connection
+
+    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+        return row
+
+    def destinations(self) -> list[sqlite3.Row]:
+        """All destinations with their state."""
+        return self._all("SELECT * FROM destinations ORDER BY id")
+
+    def entity(self, uuid: str) -> sqlite3.Row | None:
+        """An entity by our uuid; where it turned out to be another one, that one."""
+        for _ in range(8):  # same_as never makes long chains; a bound, lest a damaged ledger loops us
+            row = self._one("SELECT * FROM entities WHERE uuid = ?", (uuid,))
+            if row is None or row["same_as"] is None:
+                return row
+            uuid = row["same_as"]
+        raise LedgerError(f"The entity {uuid} refers to itself in the ledger.", "Run `seclea status`.")
+
+    def find_entity(self, kind: str, project: str | None, **columns: Any) -> sqlite3.Row | None:
+        """The accepted entity of that kind with these columns (name, digest, framework, destination, run)."""
+        allowed = {"name", "digest", "framework", "destination", "run", "sequence_num"}
+        if not columns.keys() <= allowed:
+            raise ValueError(f"not a column to find entities by: {sorted(columns.keys() - allowed)}")
+        terms = "".join(f" AND {name} = ?" for name in columns)
+        if project is not None:
+            terms += " AND project = ?"
+        values = [*columns.values(), *([project] if project is not None else [])]
+        return self._one(
+            f"SELECT * FROM entities WHERE kind = ? AND same_as IS NULL AND refused = 0{terms}",  # noqa: S608 (allow-list)
+            [kind, *values],
+        )
+
+    def counts(self, destination: int | None = None) -> dict[str, dict[str, int]]:
+        """Records by kind and status. Completed ones come from the running totals."""
+        where = "" if destination is None else " AND destination = ?"
+        values = () if destination is None else (destination,)
+        result: dict[str, dict[str, int]] = {}
+        for row in self._all(
+            "SELECT kind, status, count(*) AS n FROM records"  # noqa: S608
+            f" WHERE (status IN ('Saving', 'Transmitting') OR status = 'Failed'){where} GROUP BY kind, status",
+            values,
+        ):
+            result.setdefault(row["kind"], {})[row["status"]] = row["n"]
+        for row in self._all(
+            f"SELECT kind, sum(records) AS n FROM totals WHERE 1{where} GROUP BY kind",  # noqa: S608
+            values,
+        ):
+            result.setdefault(row["kind"], {})["Completed"] = row["n"]
+        return result
+
+    def pending(self, destination: int | None = None) -> tuple[int, int]:
+        """(records, bytes) that are accepted, neither delivered nor given up, nor held behind a refused parent."""
+        where = "" if destination is None else " AND destination = ?"
+        row = self._one(
+            "SELECT count(*) AS n, coalesce(sum(size), 0) AS b FROM records"  # noqa: S608
+            f" WHERE status IN ('Saving', 'Transmitting') AND hold IS NULL{where}",
+            () if destination is None else (destination,),
+        )
+        assert row is not None
+        return row["n"], row["b"]
+
+    def delivered(self, destination: int | None = None) -> tuple[int, int, int]:
+        """(records, metric points, bytes) that the portal acknowledged."""
+        where = "" if destination is None else " WHERE destination = ?"
+        row = self._one(
+            "SELECT coalesce(sum(records), 0) AS n, coalesce(sum(points), 0) AS p, coalesce(sum(bytes), 0) AS b"  # noqa: S608
+            f" FROM totals{where}",
+            () if destination is None else (destination,),
+        )
+        assert row is not None
+        return row["n"], row["p"], row["b"]
+
+    def troubled(self, destination: int | None = None, limit: int = 100) -> list[sqlite3.Row]:
+        """Failed and held records with their reasons, oldest first."""
+        where = "" if destination is None else " AND r.destination = ?"
+        values: list[Any] = [] if destination is None else [destination]
+        return self._all(
+            "SELECT r.id, r.kind, r.status, r.destination, r.entity, r.run, r.hold, r.error, r.size, e.name FROM records r"  # noqa: S608
+            " LEFT JOIN entities e ON e.uuid = r.entity"
+            f" WHERE (r.status = 'Failed' OR (r.status = 'Transmitting' AND r.hold IS NOT NULL)){where} ORDER BY r.id LIMIT ?",
+            [*values, limit],
+        )
+
+    def left_out(self) -> list[str]:
+        """What clients had to leave out, in words, latest first."""
+        rows = self._all(
+            "SELECT detail FROM events WHERE kind IN ('left out', 'damaged', 'gap') ORDER BY id DESC LIMIT 20"
+        )
+        return [row["detail"] for row in rows]
+
+    def last_error(self, destination: int) -> str | None:
+        """What the latest attempt that did not come through said, while something is still open."""
+        row = self._one(
+            "SELECT error FROM records WHERE destination = ? AND status = 'Transmitting' AND error IS NOT NULL"
+            " ORDER BY position LIMIT 1",
+            (destination,),
+        )
+        return None if row is None else str(row["error"])
+
+    def open_records(self, destination: int, lane: str, after: int, limit: int) -> list[sqlite3.Row]:
+        """Records that may be sent, in order: rows of (id, position, stream, kind). Held ones are left out."""
+        return self._all(
+            "SELECT r.id, r.position, s.uuid AS stream, r.kind FROM records r JOIN streams s ON s.id = r.stream"
+            " WHERE r.destination = ? AND r.lane = ? AND r.status = 'Transmitting' AND r.hold IS NULL AND r.position > ?"
+            " ORDER BY r.position LIMIT ?",
+            (destination, lane, after, limit),
+        )
+
+    def record(self, record: int) -> Record | None:
+        """A record with its body and its chunks."""
+        row = self._one(
+            f"SELECT {_RECORD_COLUMNS} FROM records r JOIN streams s ON s.id = r.stream WHERE r.id = ?",  # noqa: S608
+            (record,),
+        )
+        return None if row is None else _to_record(row, self.chunks_of(record))
+
+    def held_streams(self, destination: int, lane: str) -> set[bytes]:
+        """Streams of runs with a held record: nothing behind it may be sent. (In a session's, a tombstone stands there.)"""
+        rows = self._all(
+            "SELECT DISTINCT s.uuid FROM records r JOIN streams s ON s.id = r.stream WHERE r.destination = ? AND r.lane = ?"
+            " AND r.status = 'Transmitting' AND r.hold IS NOT NULL AND r.run IS NOT NULL",
+            (destination, lane),
+        )
+        return {row["uuid"] for row in rows}
+
+    def chunks_of(self, record: int) -> list[tuple[str, int]]:
+        """(sha256, bytes) of a record's payload, in order."""
+        rows = self._all("SELECT sha256, bytes FROM record_chunks WHERE record = ? ORDER BY position", (record,))
+        return [(row["sha256"], row["bytes"]) for row in rows]
+
+    def unmet_needs(self, record: int) -> list[str]:
+        """Entities that this record needs at the portal and that are not there yet."""
+        rows = self._all(
+            "SELECT n.entity FROM (SELECT entity FROM needs WHERE record = ?1 UNION"
+            " SELECT run FROM records WHERE id = ?1 AND run IS NOT NULL AND kind <> 'training_run') n"
+            " LEFT JOIN entities e ON e.uuid = n.entity LEFT JOIN entities t ON t.uuid = e.same_as"
+            " WHERE coalesce(t.remote_id, e.remote_id) IS NULL",
+            (record,),
+        )
+        return [row["entity"] for row in rows]
+
+    def needs_of(self, record: int) -> list[str]:
+        """Entities that this record names."""
+        rows = self._all(
+            "SELECT entity FROM needs WHERE record = ?1 UNION SELECT run FROM records WHERE id = ?1 AND run IS NOT NULL",
+            (record,),
+        )
+        return [row[0] for row in rows]
+
+    def remote_ids(self, uuids: Sequence[str]) -> dict[str, str]:
+        """The portal's id of each of these entities that it has."""
+        found = {}
+        for uuid in uuids:
+            row = self.entity(uuid)
+            if row is not None and row["remote_id"] is not None:
+                found[uuid] = row["remote_id"]
+        return found
+
+
+class LedgerView(_Reader):
+    """A short look at the ledger from any process. Use as a context manager; holds no connection longer.
+
+    Raises:
+        LedgerError: there is no ledger, or it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise LedgerError(f"There is no ledger at {path} yet.")
+        try:
+            self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._connection.execute("PRAGMA query_only = ON")
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise LedgerError(f"The ledger {path} cannot be read: {error}.") from None
+        if not version:
+            self._connection.close()
+            raise LedgerError(f"The ledger {path} is being made just now.")
+
+    def __enter__(self) -> LedgerView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
+
+
+class Ledger(_Reader):
+    """The writer's ledger: the only connection that writes, commits and checkpoints.
+
+    Raises:
+        LedgerTooNewError, LedgerError: it cannot be used and is left untouched.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        previous = os.umask(0o077)
+        try:
+            # Payload threads never touch it; only the writer's main thread does.
+            self._connection = sqlite3.connect(path, timeout=10.0, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._set_up()
+        except sqlite3.Error as error:
+            raise LedgerError(f"The ledger {path} cannot be opened: {error}.") from None
+        finally:
+            os.umask(previous)
+
+    def _set_up(self) -> None:
+        run = self._connection.execute
+        fresh = run("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+        if fresh:
+            run("PRAGMA page_size = 4096")
+            run("PRAGMA auto_vacuum = INCREMENTAL")  # only possible before the first table
+        # Before WAL: a file of somebody else must stay as it is.
+        migrate(self._connection, str(self.path))
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA fullfsync = ON")
+        run("PRAGMA foreign_keys = ON")
+        run("PRAGMA trusted_schema = OFF")
+        run("PRAGMA cell_size_check = ON")
+        run("PRAGMA temp_store = MEMORY")
+        run("PRAGMA wal_autocheckpoint = 1000")
+        run(f"PRAGMA journal_size_limit = {64 << 20}")
+
+    def close(self) -> None:
+        """Checkpoint and close."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; durable once the block has ended.
+
+        Raises:
+            LedgerFullError: no room on the disk; nothing was written.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+                raise LedgerFullError(
+                    f"The disk of {self.path} is full.", "Make room; logging goes on by itself."
+                ) from None
+            raise
+
+    @contextlib.contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Part of a transaction that can fail by itself."""
+        self._connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK TO part")
+            raise
+        finally:
+            self._connection.execute("RELEASE part")
+
+    def give_back_space(self, pages: int = 1000) -> None:
+        """Return free pages to the file system, a bounded number at a time."""
+        self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+
+    def quick_check(self) -> list[str]:
+        """What sqlite finds wrong with the file; empty when nothing."""
+        rows = self._all("PRAGMA quick_check(20)")
+        return [row[0] for row in rows if row[0] != "ok"]
+
+    # -- rings and streams ---------------------------------------------------------------------------------------
+
+    def ring_sequence(self, ring: bytes, pid: int) -> int:
+        """The last frame of this ring that is in the ledger; makes the ring known."""
+        row = self._one("SELECT sequence FROM rings WHERE id = ?", (ring,))
+        if row is not None:
+            return int(row["sequence"])
+        self._connection.execute(
+            "INSERT INTO rings (id, sequence, pid, opened_ns) VALUES (?, 0, ?, ?)", (ring, pid, time.time_ns())
+        )
+        return 0
+
+    def ring_row(self, ring: bytes) -> sqlite3.Row | None:
+        """A ring as it stands in its row."""
+        return self._one("SELECT * FROM rings WHERE id = ?", (ring,))
+
+    def set_ring_sequence(self, ring: bytes, sequence: int) -> None:
+        """Frames up to ``sequence`` are in this transaction."""
+        self._connection.execute("UPDATE rings SET sequence = ? WHERE id = ?", (sequence, ring))
+
+    def close_ring(self, ring: bytes) -> None:
+        """The ring's producer is gone and its file empty."""
+        self._connection.execute("UPDATE rings SET closed_ns = ? WHERE id = ?", (time.time_ns(), ring))
+
+    def destination(self, wanted: Destination, ca_bundle: str | None = None) -> int:
+        """The number of a destination, made when new."""
+        key = (wanted.platform_url, wanted.auth_url, wanted.organization)
+        row = self._one("SELECT id FROM destinations WHERE platform_url = ? AND auth_url = ? AND organization = ?", key)
+        if row is not None:
+            if ca_bundle:
+                self._connection.execute("UPDATE destinations SET ca_bundle = ? WHERE id = ?", (ca_bundle, row["id"]))
+            return int(row["id"])
+        cursor = self._connection.execute(
+            "INSERT INTO destinations (platform_url, auth_url, organization, ca_bundle) VALUES (?, ?, ?, ?)",
+            (*key, ca_bundle),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def set_destination(self, destination: int, **columns: Any) -> None:
+        """Change a destination's state: hold, breaker, organization_uuid, extensions, last_error."""
+        allowed = {"hold", "breaker", "organization_uuid", "extensions", "last_error"}
+        if not columns.keys() <= allowed:
+            raise ValueError(f"not a destination's state: {sorted(columns.keys() - allowed)}")
+        for name, value in columns.items():
+            self._connection.execute(
+                f"UPDATE destinations SET {name} = ? WHERE id = ?",  # noqa: S608 (allow-list above)
+                (value, destination),
+            )
+
+    def count_requests(self, destination: int, requests: int, retries: int) -> None:
+        """Add to a destination's counters."""
+        self._connection.execute(
+            "UPDATE destinations SET requests = requests + ?, retries = retries + ? WHERE id = ?",
+            (requests, retries, destination),
+        )
+
+    def add_stream(
+        self, uuid: bytes, ring: bytes, index: int, destination: int, project: str, run: str | None, rank: int
+    ) -> int:
+        """Make a stream with its two lanes known, once."""
+        row = self._one("SELECT id FROM streams WHERE uuid = ?", (uuid,))
+        if row is not None:
+            return int(row["id"])
+        cursor = self._connection.execute(
+            "INSERT INTO streams (uuid, ring, ring_index, destination, project, run, rank) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (uuid, ring, index, destination, project, run, rank),
+        )
+        stream = int(cursor.lastrowid or 0)
+        for lane in Lane:
+            self._connection.execute("INSERT INTO lanes VALUES (?, ?, 0, ?)", (stream, lane, CHAIN_START))
+        return stream
+
+    def streams_of_ring(self, ring: bytes) -> list[sqlite3.Row]:
+        """The streams that a ring speaks for."""
+        return self._all("SELECT * FROM streams WHERE ring = ?", (ring,))
+
+    def streams_of_run(self, run: str) -> list[sqlite3.Row]:
+        """(stream uuid, lane, sequence) of every lane of a run, counting states that are still being saved."""
+        return self._all(
+            "SELECT s.uuid, l.lane, l.sequence + (SELECT count(*) FROM records r WHERE r.stream = s.id AND r.lane = l.lane"
+            " AND r.status = 'Saving') AS sequence FROM streams s JOIN lanes l ON l.stream = s.id WHERE s.run = ?"
+            " ORDER BY s.id, l.lane DESC",
+            (run,),
+        )
+
+    def lane(self, stream: int, lane: str) -> tuple[int, bytes]:
+        """(last sequence given, chain after it)."""
+        row = self._one("SELECT sequence, chain FROM lanes WHERE stream = ? AND lane = ?", (stream, lane))
+        assert row is not None
+        return row["sequence"], row["chain"]
+
+    # -- entities ------------------------------------------------------------------------------------------------
+
+    def add_entity(self, row: dict[str, Any]) -> None:
+        """Insert an entity. Raises sqlite3.IntegrityError where it is not unique."""
+        columns = ("uuid", "kind", "destination", "project", "run", "name", "digest", "framework", "sequence_num")
+        self._connection.execute(
+            "INSERT INTO entities (uuid, kind, destination, project, run, name, digest, framework, sequence_num, same_as,"
+            " json, refused) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*(row.get(name) for name in columns), row.get("same_as"), row["json"], int(row.get("refused", 0))),
+        )
+
+    def set_remote_id(self, uuid: str, remote_id: str) -> None:
+        """The portal knows this entity, by that id."""
+        self._connection.execute("UPDATE entities SET remote_id = ? WHERE uuid = ?", (remote_id, uuid))
+
+    def set_refused(self, uuid: str, refused: bool) -> None:
+        """The portal refused this entity (or it is tried again)."""
+        self._connection.execute("UPDATE entities SET refused = ? WHERE uuid = ?", (int(refused), uuid))
+
+    def next_number(self, kind: str, *, project: str | None = None, run: str | None = None) -> int:
+        """How many entities of this kind the project or run has, which is the next number from 0."""
+        if run is not None:
+            row = self._one(
+                "SELECT coalesce(max(sequence_num) + 1, 0) FROM entities WHERE run = ? AND kind = ?", (run, kind)
+            )
+        else:
+            row = self._one("SELECT count(*) FROM entities WHERE project = ? AND kind = ?", (project, kind))
+        assert row is not None
+        return int(row[0])
+
+    # -- records -------------------------------------------------------------------------------------------------
+
+    def add_record(
+        self,
+        kind: RecordKind,
+        destination: int,
+        stream: int,
+        lane: Lane,
+        *,
+        entity: str | None = None,
+        run: str | None = None,
+        payload: str | None = None,
+        reserved: int = 0,
+        points: int = 0,
+        needs: Sequence[str] = (),
+        stands_for: int | None = None,
+        hold: str | None = None,
+    ) -> int:
+        """Reserve a record as Saving; `seal` makes it Transmitting."""
+        cursor = self._connection.execute(
+            "INSERT INTO records (kind, status, destination, stream, lane, entity, run, payload, reserved, size, points,"
+            " stands_for, hold, created_ns) VALUES (?, 'Saving', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                kind,
+                destination,
+                stream,
+                lane,
+                entity,
+                run,
+                payload,
+                reserved,
+                reserved,
+                points,
+                stands_for,
+                hold,
+                time.time_ns(),
+            ),
+        )
+        record = int(cursor.lastrowid or 0)
+        self._connection.execute("UPDATE records SET position = id WHERE id = ?", (record,))
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO needs (record, entity) VALUES (?, ?)", [(record, uuid) for uuid in needs]
+        )
+        return record
+
+    def seal(
+        self, record: int, stream_uuid: bytes, stream: int, lane: str, kind: str, first: int, last: int, key: str,
+        body: bytes, digest: bytes, chain: bytes, size: int,
+    ) -> None:  # fmt: skip
+        """Give a record its place, body and chain for ever; it becomes Transmitting and the lane's head moves."""
+        self._change(record, Event.SAVED)
+        sealed = row_hash(stream_uuid, lane, first, last, kind, key, digest, chain)
+        self._connection.execute(
+            "UPDATE records SET first = ?, last = ?, key = ?, body = ?, digest = ?, chain = ?, size = ?, reserved = 0,"
+            " payload = NULL, row_hash = ? WHERE id = ?",
+            (first, last, key, body, digest, chain, size, sealed, record),
+        )
+        self._connection.execute(
+            "UPDATE lanes SET sequence = ?, chain = ? WHERE stream = ? AND lane = ?", (last, chain, stream, lane)
+        )
+
+    def seal_in_place(self, record: int, original: sqlite3.Row, key: str, body: bytes, digest: bytes) -> None:
+        """Put a tombstone in the place of ``original``: same sequence and chain, the head does not move."""
+        self._change(record, Event.SAVED)
+        stream = self._one("SELECT uuid FROM streams WHERE id = ?", (original["stream"],))
+        assert stream is not None
+        first, last, lane, chain = original["first"], original["last"], original["lane"], original["chain"]
+        sealed = row_hash(stream["uuid"], lane, first, last, RecordKind.TOMBSTONE, key, digest, chain)
+        self._connection.execute(
+            "UPDATE records SET first = ?, last = ?, key = ?, body = ?, digest = ?, chain = ?, size = ?, position = ?,"
+            " row_hash = ? WHERE id = ?",
+            (first, last, key, body, digest, chain, len(body), original["position"], sealed, record),
+        )
+
+    def stream_row(self, stream: int) -> sqlite3.Row:
+        """A stream as it stands in its row."""
+        row = self._one("SELECT * FROM streams WHERE id = ?", (stream,))
+        assert row is not None
+        return row
+
+    def hold_of_entity(self, uuid: str) -> str | None:
+        """Why the record that makes this entity is held, None when it is not."""
+        row = self._one(
+            "SELECT hold FROM records WHERE entity = ? AND hold IS NOT NULL AND status IN ('Saving', 'Transmitting')",
+            (uuid,),
+        )
+        return None if row is None else str(row["hold"])
+
+    def record_row(self, record: int) -> sqlite3.Row | None:
+        """A record as it stands in its row."""
+        return self._one("SELECT * FROM records WHERE id = ?", (record,))
+
+    def saving(self) -> list[sqlite3.Row]:
+        """Records whose payload is not durable yet, in order."""
+        return self._all("SELECT * FROM records WHERE status = 'Saving' ORDER BY id")
+
+    def is_next_to_seal(self, record: int, stream: int, lane: str) -> bool:
+        """Whether nothing before this record in its lane is still Saving."""
+        row = self._one(
+            "SELECT 1 FROM records WHERE stream = ? AND lane = ? AND status = 'Saving' AND id < ? LIMIT 1",
+            (stream, lane, record),
+        )
+        return row is None
+
+    def _change(self, record: int, event: Event) -> Status:
+        row = self._one("SELECT status FROM records WHERE id = ?", (record,))
+        if row is None:
+            raise LedgerError(f"There is no record {record}.")
+        status = TRANSITIONS.get((Status(row["status"]), event))
+        if status is None:
+            raise LedgerError(f"Record {record} is {row['status']} and cannot be {event.value}.")
+        self._connection.execute(
+            "UPDATE records SET status = ?, settled_ns = ? WHERE id = ?",
+            (status, time.time_ns() if status in (Status.COMPLETED, Status.FAILED) else None, record),
+        )
+        return status
+
+    def complete(self, record: int, event: Event, receipt: str, *, keep_body: bool) -> None:
+        """The portal has it (or never will have a place for it). Its metrics body gives its space back."""
+        self._change(record, event)
+        self._connection.execute(
+            "UPDATE records SET receipt = ?, error = NULL, hold = NULL, reserved = 0,"
+            " body = CASE WHEN ? THEN body ELSE NULL END WHERE id = ?",
+            (receipt, int(keep_body), record),
+        )
+        self._connection.execute(
+            "INSERT INTO totals (destination, kind, records, points, bytes) SELECT destination, kind, 1, points, size"
+            " FROM records WHERE id = ? ON CONFLICT DO UPDATE SET records = records + 1,"
+            " points = points + excluded.points, bytes = bytes + excluded.bytes",
+            (record,),
+        )
+
+    def fail(self, record: int, event: Event, error: str) -> None:
+        """The record is given up for good, with the reason."""
+        self._change(record, event)
+        self._connection.execute("UPDATE records SET error = ?, hold = NULL WHERE id = ?", (error, record))
+
+    def hold(self, record: int, reason: str) -> None:
+        """The record waits behind a refused parent."""
+        self._change(record, Event.HELD)
+        self._connection.execute("UPDATE records SET hold = ? WHERE id = ?", (reason, record))
+
+    def note_attempt(self, record: int, error: str) -> None:
+        """One more attempt did not come through."""
+        self._connection.execute("UPDATE records SET retries = retries + 1, error = ? WHERE id = ?", (error, record))
+
+    def is_open(self, record: int) -> bool:
+        """Whether the record still waits for its outcome."""
+        row = self._one("SELECT status FROM records WHERE id = ?", (record,))
+        return row is not None and row["status"] == Status.TRANSMITTING
+
+    def dependents(self, entity: str) -> list[sqlite3.Row]:
+        """Open records that need this entity, in order."""
+        return self._all(
+            "SELECT * FROM records WHERE (id IN (SELECT record FROM needs WHERE entity = ?1)"
+            " OR (run = ?1 AND kind <> 'training_run')) AND status IN ('Saving', 'Transmitting') AND hold IS NULL"
+            " AND kind <> 'tombstone' ORDER BY id",
+            (entity,),
+        )
+
+    # -- chunks, events ------------------------------------------------------------------------------------------
+
+    def add_chunks(self, record: int, chunks: Sequence[tuple[str, int]]) -> None:
+        """Name a record's payload; the files are durable already."""
+        self._connection.executemany(
+            "INSERT INTO chunks VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET refs = refs + 1", chunks
+        )
+        self._connection.executemany(
+            "INSERT INTO record_chunks VALUES (?, ?, ?, ?)",
+            [(record, position, sha256, size) for position, (sha256, size) in enumerate(chunks)],
+        )
+
+    def release_chunks(self, record: int) -> list[str]:
+        """The record no longer needs its payload; returns chunks that nobody needs now (delete them after the commit)."""
+        free = []
+        for sha256, _ in self.chunks_of(record):
+            self._connection.execute("UPDATE chunks SET refs = refs - 1 WHERE sha256 = ?", (sha256,))
+            row = self._one("SELECT refs FROM chunks WHERE sha256 = ?", (sha256,))
+            if row is not None and row["refs"] <= 0:
+                self._connection.execute("DELETE FROM chunks WHERE sha256 = ?", (sha256,))
+                free.append(sha256)
+        return free
+
+    def knows_chunk(self, sha256: str) -> bool:
+        """Whether some record needs this chunk."""
+        return self._one("SELECT 1 FROM chunks WHERE sha256 = ?", (sha256,)) is not None
+
+    def spool_bytes(self) -> int:
+        """Bytes of all chunks, and of what is reserved for payloads on their way in."""
+        row = self._one(
+            "SELECT (SELECT coalesce(sum(bytes), 0) FROM chunks) +"
+            " (SELECT coalesce(sum(reserved), 0) FROM records WHERE status = 'Saving')"
+        )
+        assert row is not None
+        return int(row[0])
+
+    def add_event(self, kind: str, detail: str) -> None:
+        """Write down something that happened to the pipeline."""
+        self._connection.execute(
+            "INSERT INTO events (time_ns, kind, detail) VALUES (?, ?, ?)", (time.time_ns(), kind, detail)
+        )

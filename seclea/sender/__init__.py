@@ -1,0 +1,1 @@
+"""The sender: from the ledger to the portal, with patience."""

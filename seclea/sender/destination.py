@@ -1,0 +1,123 @@
+"""What both lanes to a destination share: its breaker, its hold, its organization, and what the portal has."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from seclea.api.api import Api
+from seclea.contract import Destination, Outcome
+from seclea.sender.breaker import BreakerState, Wait, after_attempt, before_attempt
+
+log = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 1.0  # counters go to the ledger at most this often
+
+
+def boot_id() -> str:
+    """What names this boot of the machine: monotonic clocks compare only within it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+class DestinationState:
+    """State of one destination, for its lanes. Thread-safe; what must outlive us is told to the writer."""
+
+    def __init__(
+        self,
+        row: sqlite3.Row,
+        tell: Callable[[dict[str, Any]], None],
+        make_ready: Callable[[], bool],
+        random: Random,
+    ) -> None:
+        self.id: int = row["id"]
+        self.destination = Destination(row["platform_url"], row["auth_url"], row["organization"], row["id"])
+        self.ca_bundle: str | None = row["ca_bundle"]
+        self.hold: str | None = row["hold"]
+        self.remote: dict[str, str] = {}  # our uuid → the portal's, of what was sent since we started
+        self.make_ready = make_ready
+        self._tell = tell
+        self._random = random
+        self._lock = threading.Lock()
+        self._boot = boot_id()
+        self._breaker = BreakerState.from_json(json.loads(row["breaker"]) if row["breaker"] else None)
+        self._organization = row["organization_uuid"]
+        self._requests = self._retries = 0
+        self._reported_at = 0.0
+
+    def organization_uuid(self, api: Api) -> str:
+        """The organization's uuid at the portal, asked for once."""
+        if self._organization is None:
+            self._organization = api.organization_uuid(self.destination.organization)
+            self._state(organization_uuid=self._organization)
+        return str(self._organization)
+
+    def lacks(self, unmet: Iterable[str]) -> bool:
+        """Whether one of these entities is not at the portal, as far as ledger and memory know."""
+        return any(uuid not in self.remote for uuid in unmet)
+
+    def may_attempt(self, now: float) -> float:
+        """0 when a request may go out now, else the seconds until then. A probe is announced before it is sent."""
+        with self._lock:
+            decision = before_attempt(self._breaker, now, self._boot)
+            if isinstance(decision, Wait):
+                return decision.seconds
+            self._set_breaker(decision.state)
+            return 0.0
+
+    def seconds_until_allowed(self, now: float) -> float:
+        """How long the breaker keeps everything back; 0 when it does not."""
+        with self._lock:
+            decision = before_attempt(self._breaker, now, self._boot)
+            return decision.seconds if isinstance(decision, Wait) else 0.0
+
+    def after_attempt(self, outcome: Outcome, now: float) -> None:
+        """Learn from an attempt."""
+        with self._lock:
+            self._set_breaker(after_attempt(self._breaker, outcome.verdict, now, self._boot, self._random))
+        if now - self._reported_at > _REPORT_SECONDS:
+            self.report(now)
+
+    def _set_breaker(self, state: BreakerState) -> None:
+        if state != self._breaker:
+            if state.is_closed != self._breaker.is_closed:
+                log.warning("destination %d: the breaker is %s", self.id, "closed" if state.is_closed else "open")
+            self._breaker = state
+            self._state(breaker=json.dumps(state.to_json()))
+
+    def count_request(self, retry: bool) -> None:
+        """One more attempt."""
+        with self._lock:
+            self._requests += 1
+            self._retries += retry
+
+    def report(self, now: float | None = None) -> None:
+        """Tell the writer the counters."""
+        with self._lock:
+            requests, retries = self._requests, self._retries
+            self._requests = self._retries = 0
+            self._reported_at = time.monotonic() if now is None else now
+        if requests:
+            self._tell({"op": "requests", "destination": self.id, "requests": requests, "retries": retries})
+
+    def set_hold(self, reason: str | None) -> None:
+        """Stop sending there until a person does something; None goes on."""
+        if reason != self.hold:
+            log.warning("destination %d: %s", self.id, f"on hold: {reason}" if reason else "goes on")
+            self.hold = reason
+            self._state(hold=reason)
+        if reason is None:
+            with self._lock:
+                self._set_breaker(BreakerState())
+
+    def _state(self, **state: Any) -> None:
+        self._tell({"op": "destination", "destination": self.id, "state": state})

@@ -1,0 +1,103 @@
+"""The home's own portal: found when it runs, started when it does not, told to stop when everything stops."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import socket
+import subprocess
+import threading
+import time
+
+from seclea.contract import Home
+from seclea.processes.rendezvous import private_directory
+from seclea.processes.spawn import spawn_detached
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 30.0  # a cold start imports a web framework; a loaded machine takes its time
+_LOOK_SECONDS = 0.05
+_EXTRA = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "jinja2", "jwt", "pwdlib")
+
+
+def missing_parts() -> list[str]:
+    """Packages of the portal extra that are not installed."""
+    return [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+
+
+class EmbeddedPortal:
+    """The portal of one home, behind its unix socket."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def is_up(self) -> bool:
+        """Whether it answers right now."""
+        return self._call("GET", "/internal/health") == 200
+
+    def ensure(self, stopping: threading.Event) -> bool:
+        """See that it runs; waits for its start. False when it does not come up."""
+        with self._lock:
+            if self.is_up():
+                return True
+            if self._child is None or self._child.poll() is not None:
+                private_directory(self._home.portal)
+                self._child = spawn_detached(
+                    "seclea.portal",
+                    [
+                        "--data", os.fspath(self._home.portal),
+                        "--socket", os.fspath(self._home.portal_socket),
+                        "--embedded",
+                        "--owner-lock", os.fspath(self._home.writer_lock),
+                    ],
+                    self._home.logs / "portal.log",
+                )  # fmt: skip
+            deadline = time.monotonic() + _START_SECONDS
+            while time.monotonic() < deadline and not stopping.is_set():
+                if self.is_up():
+                    return True
+                if self._child.poll() is not None and not self.is_up():
+                    log.error("the embedded portal ended with %d; see portal.log", self._child.returncode)
+                    self._child = None
+                    return False
+                stopping.wait(_LOOK_SECONDS)
+            return False
+
+    def stop(self) -> None:
+        """Ask it to leave, and wait a moment for it."""
+        if self._call("POST", "/internal/stop") is None:
+            return
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline and self._call("GET", "/internal/health") is not None:
+            time.sleep(_LOOK_SECONDS)
+        if self._child is not None:
+            try:
+                self._child.wait(2.0)
+            except subprocess.TimeoutExpired:
+                log.warning("the embedded portal takes its time to leave")
+
+    def _call(self, method: str, path: str) -> int | None:
+        """The status of a bare request over the unix socket; None when nobody answers."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(2.0)
+            try:
+                connection.connect(os.fspath(self._home.portal_socket))
+                request = (
+                    f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                )
+                connection.sendall(request.encode("ascii"))
+                line = connection.recv(64).split(b" ", 2)
+                return int(line[1])
+            except (OSError, IndexError, ValueError):
+                return None
+
+    def address(self) -> str | None:
+        """Its loopback address for browsers."""
+        try:
+            return str(json.loads((self._home.portal / "address.json").read_text("utf-8"))["url"])
+        except (OSError, ValueError, KeyError):
+            return None

@@ -1,0 +1,245 @@
+"""One lane to one destination: which record is next, one attempt, what comes of it.
+
+Rule 1  One request at a time in a lane; a record is offered only when all before it in its stream, and everything it needs,
+        is at the portal.
+Rule 2  What an attempt came to is told to the writer before the next attempt; until its commit shows in the ledger this
+        lane remembers it. A sender that dies in between asks the portal again, with the same key, and gets the same reply.
+Rule 3  Nothing is attempted while the breaker is open or the destination is on hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from seclea.api.api import Api
+from seclea.api.replies import outcome_of
+from seclea.contract import Outcome, Verdict
+from seclea.errors import (
+    AuthenticationError,
+    LedgerError,
+    PortalError,
+    PortalUnavailable,
+    SecleaError,
+    UnknownOrganizationError,
+)
+from seclea.ledger.blobs import Spool
+from seclea.ledger.db import LedgerView
+from seclea.records import Lane, Record, RecordKind
+from seclea.sender.backoff import full_jitter
+from seclea.sender.destination import DestinationState
+
+log = logging.getLogger(__name__)
+
+_PAGE = 256
+_LOOK_SECONDS = 2.0  # the ledger is looked at this often even without a word from the writer
+_BLOCKED_SECONDS = 0.25  # something open waits for something else: look again soon
+_SETTLED = frozenset({Verdict.DELIVERED, Verdict.ADOPTED, Verdict.KEPT_LOCALLY, Verdict.REFUSED})
+
+
+@dataclass(slots=True)
+class Tools:
+    """What a lane works with."""
+
+    api: Api
+    spool: Spool
+    open_view: Callable[[], LedgerView]
+    tell: Callable[[dict[str, Any]], None]
+    random: Random
+
+
+class LaneWorker:
+    """Sends one lane's records of one destination. `step` does one thing and says how long to wait."""
+
+    def __init__(self, state: DestinationState, lane: Lane, tools: Tools) -> None:
+        self._state = state
+        self._lane = lane
+        self._tools = tools
+        self._view: LedgerView | None = None
+        self._settled: dict[int, None] = {}  # told to the writer, perhaps not committed yet
+        self._stand_ins: dict[bytes, int] = {}  # streams that wait for a tombstone at this position
+        self._blocked: dict[bytes, float] = {}  # streams that must not be asked again before this time
+        self._delays = full_jitter(tools.random)
+        self._not_before = 0.0
+        self.wake = threading.Event()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Step until told to stop."""
+        while not stopping.is_set():
+            self.wake.clear()
+            try:
+                wait_seconds = self.step()
+            except (LedgerError, sqlite3.Error, OSError) as error:
+                log.warning("%s: the ledger cannot be read just now: %s", self._lane, error)
+                self._close_view()
+                wait_seconds = 1.0
+            except SecleaError as error:
+                log.error("%s: %s", self._lane, error)
+                wait_seconds = 5.0
+            except Exception:
+                # A bug of ours must neither end the lane nor make it spin.
+                log.exception("%s: unexpected", self._lane)
+                wait_seconds = 5.0
+            if wait_seconds > 0:
+                self.wake.wait(wait_seconds)
+        self._close_view()
+
+    def _close_view(self) -> None:
+        if self._view is not None:
+            self._view.close()
+            self._view = None
+
+    def step(self) -> float:
+        """Send the next record, if there is one and it may be sent; seconds to wait before the next step."""
+        if self._state.hold is not None:
+            return _LOOK_SECONDS
+        now = time.monotonic()
+        if now < self._not_before:
+            return self._not_before - now
+        record, blocked = self._next(now)
+        if record is None:
+            return _BLOCKED_SECONDS if blocked else _LOOK_SECONDS
+        if not self._state.make_ready():
+            return _LOOK_SECONDS
+        wait_seconds = self._state.may_attempt(time.monotonic())
+        if wait_seconds > 0:
+            return wait_seconds
+        outcome = self._attempt(record)
+        return self._act(record, outcome)
+
+    # -- choosing ------------------------------------------------------------------------------------------------
+
+    def _next(self, now: float) -> tuple[Record | None, bool]:
+        """The next record that may be sent; and whether something waits for something else."""
+        if self._view is None:
+            self._view = self._tools.open_view()
+        view, destination = self._view, self._state.id
+        skip = set(self._stand_ins) | {stream for stream, until in self._blocked.items() if until > now}
+        skip |= view.held_streams(destination, self._lane)
+        waiting = bool(skip)
+        after = 0
+        seen: set[int] = set()
+        while True:
+            page = view.open_records(destination, self._lane, after, _PAGE)
+            for row in page:
+                seen.add(row["id"])
+                if row["id"] in self._settled:
+                    continue
+                stream = row["stream"]
+                if self._stand_ins.get(stream) == row["position"]:
+                    return view.record(row["id"]), True
+                if stream in skip:
+                    continue
+                if self._state.lacks(view.unmet_needs(row["id"])):
+                    skip.add(stream)
+                    waiting = True
+                    continue
+                return view.record(row["id"]), waiting
+            if len(page) < _PAGE:
+                # Seen everything open: what is settled and no longer open is committed.
+                self._settled = {record: None for record in self._settled if record in seen}
+                return None, waiting
+            after = page[-1]["position"]
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def _attempt(self, record: Record) -> Outcome:
+        self._state.count_request(retry=record.retries > 0)
+        try:
+            organization = self._state.organization_uuid(self._tools.api)
+            references = self._references(record)
+            if record.chunks and self._tools.api.speaks("chunks"):
+                outcome = self._send_chunks(record, organization)
+                if outcome is not None:
+                    return outcome
+            return self._tools.api.send(
+                record, organization=organization, references=references, read_chunk=self._tools.spool.read
+            )
+        except LedgerError as error:
+            # The payload in the spool is damaged or gone: this record, for good, and said so.
+            return Outcome(Verdict.REFUSED, detail=f"before sending: {error}")
+        except UnknownOrganizationError as error:
+            return Outcome(Verdict.HOLD, detail=str(error))
+        except (PortalUnavailable, PortalError, AuthenticationError) as error:
+            return outcome_of(error)
+
+    def _references(self, record: Record) -> dict[str, str]:
+        assert self._view is not None
+        return self._view.remote_ids(self._view.needs_of(record.id)) | self._state.remote
+
+    def _send_chunks(self, record: Record, organization: str) -> Outcome | None:
+        """Send the chunks that the portal lacks; None when it has them all."""
+        answer = self._tools.api.chunks_missing([sha256 for sha256, _ in record.chunks], organization=organization)
+        if isinstance(answer, Outcome):
+            return answer
+        for sha256 in answer:
+            outcome = self._tools.api.put_chunk(sha256, self._tools.spool.read(sha256), organization=organization)
+            if outcome.verdict is not Verdict.DELIVERED:
+                return outcome
+        return None
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def _act(self, record: Record, outcome: Outcome) -> float:
+        self._state.after_attempt(outcome, time.monotonic())
+        if outcome.verdict in _SETTLED:
+            self._settle(record, outcome)
+            return 0.0
+        self._tools.tell({"op": "attempt", "record": record.id, "error": _words(outcome)})
+        log.info("%s record %d: %s", record.kind, record.id, _words(outcome))
+        match outcome.verdict:
+            case Verdict.HOLD:
+                self._state.set_hold(outcome.detail)
+                return _LOOK_SECONDS
+            case Verdict.WAIT:
+                wait_seconds = outcome.retry_after_seconds or min(next(self._delays), 5.0)
+                self._not_before = time.monotonic() + wait_seconds
+                return wait_seconds
+            case Verdict.MISSING | Verdict.GAP:
+                # This stream only: its parent is not there, or the portal wants another record first.
+                self._blocked[record.stream] = time.monotonic() + min(next(self._delays) + 0.2, 30.0)
+                return 0.0
+            case _:
+                wait_seconds = max(self._state.seconds_until_allowed(time.monotonic()), next(self._delays))
+                self._not_before = time.monotonic() + wait_seconds
+                return wait_seconds
+
+    def _settle(self, record: Record, outcome: Outcome) -> None:
+        streams = self._tools.api.speaks("streams")
+        self._delays = full_jitter(self._tools.random)
+        self._settled[record.id] = None
+        self._blocked.pop(record.stream, None)
+        if record.stands_for is not None:
+            self._stand_ins.pop(record.stream, None)
+        elif outcome.verdict is Verdict.REFUSED or (outcome.verdict is Verdict.ADOPTED and streams):
+            # A tombstone will take this record's place; nothing behind it goes before that one. (Behind a refused run
+            # nothing ever goes: the writer holds its stream.)
+            assert self._view is not None
+            self._stand_ins[record.stream] = self._view.position_of(record.id)
+        if (
+            outcome.verdict is not Verdict.REFUSED
+            and record.entity is not None
+            and record.kind is not RecordKind.TOMBSTONE
+        ):
+            self._state.remote[record.entity] = outcome.remote_id or record.entity
+        self._tools.tell(
+            {
+                "op": "outcome",
+                "record": record.id,
+                "verdict": outcome.verdict.value,
+                "detail": _words(outcome) if outcome.verdict is Verdict.REFUSED else "",
+                "remote_id": outcome.remote_id,
+                "receipt": outcome.receipt,
+                "streams": streams,
+            }
+        )
+
+
+def _words(outcome: Outcome) -> str:
+    return f"{outcome.status} {outcome.detail}".strip() if outcome.status else outcome.detail

@@ -1,0 +1,172 @@
+"""``python -m seclea.writer --home DIR``: the home's writer. Started by clients and by the sender, not by hand."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from seclea.contract import Home
+from seclea.errors import SecleaError
+from seclea.ledger.db import Ledger
+from seclea.processes.logs import set_up_logging
+from seclea.processes.rendezvous import prepare, take_lock
+from seclea.processes.start import take_start_lock
+from seclea.queues.queue import Queue
+from seclea.writer.limits import limits_from
+from seclea.writer.server import Server
+from seclea.writer.supervisor import SenderSupervisor
+from seclea.writer.writer import Writer
+
+log = logging.getLogger("seclea.writer")
+
+_LOCK_SECONDS = 15.0  # a leaving writer needs a moment; a second one that waits longer has no reason to be
+_ASKED_SECONDS = 0.005  # between steps while somebody waits for a flush
+_LEAVE_SECONDS = 8.0  # for the sender to finish its request
+
+
+class WriterProcess:
+    """A writer with its socket and its sender."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        send_queue = Queue(directory=home.queues / "send", allow_pickle=False)
+        settle_queue = Queue(directory=home.queues / "settle", allow_pickle=False)
+        self.writer = Writer(home, Ledger(home.ledger), send_queue, settle_queue)
+        self.writer.recover()
+        self.server = Server(home, self.handle)
+        self.sender = SenderSupervisor(home)
+        self.writer.ring_sender = self.sender.ring
+        self.started_ns = time.time_ns()
+        self.stopping = False
+        self._stop_portal = False
+        self._start_lock: int | None = None
+
+    def run(self) -> None:
+        """Serve until told to stop or idle."""
+        bells = 0
+        while not self.stopping:
+            self.sender.check()
+            self.writer.sender_pids = (self.sender.pid,) if self.sender.pid else ()
+            self.writer.step()
+            if self.writer.is_idle(time.monotonic()) and not self.server.is_asked and self._may_leave():
+                break
+            self.server.poll(_ASKED_SECONDS if self.server.is_asked else self.writer.next_wait())
+            self.writer.wake()
+            if self.server.bells != bells:
+                bells = self.server.bells
+                self.writer.scan()
+        self.leave()
+
+    def _may_leave(self) -> bool:
+        """Idle: take the start lock, unbind, look once more. A newcomer's ring is there before it asks."""
+        lock = take_start_lock(self.home)
+        if lock is None:
+            return False  # somebody is on the way
+        self.server.unbind()
+        self.writer.scan()
+        if self.writer.rings or self.server.is_asked:
+            self.server.bind_again()
+            os.close(lock)
+            return False
+        self._start_lock = lock  # held until we are gone
+        return True
+
+    def leave(self) -> None:
+        """Commit what is there, let the sender finish, close."""
+        self.stopping = True
+        with contextlib.suppress(KeyError, ValueError):
+            self.server.unbind()
+        self.writer.step()
+        self.writer.tell_sender({"op": "leave", "portal": self._stop_portal})
+        gone = time.monotonic() + _LEAVE_SECONDS
+        while self.sender.pid is not None and time.monotonic() < gone and not self.sender.wait_gone(0.02):
+            self.writer.step()  # its last outcomes
+        self.sender.wait_gone(0.5)
+        self.writer.step()
+        self.writer.close()
+        self.server.close()
+
+    # -- questions -----------------------------------------------------------------------------------------------
+
+    def handle(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Answer one message; None keeps the asker waiting."""
+        op = message.get("op")
+        if op == "flush":
+            ring = message.get("ring")
+            done = self.writer.flushed(ring, int(message.get("sequence") or 0))
+            return {"durable": True} if done else None
+        if op == "status":
+            return self.status()
+        if op == "resume":
+            self.writer.tell_sender({"op": "resume", "destination": message.get("destination")})
+            self.writer.last_work = time.monotonic()
+            return {"ok": True}
+        if op == "stop":
+            self.stopping = True
+            self._stop_portal = bool(message.get("portal"))
+            return {"ok": True, "pid": os.getpid()}
+        return {"error": f"The writer knows no {op!r}."}
+
+    def status(self) -> dict[str, Any]:
+        """What only the running writer knows; the rest is in the ledger."""
+        writer = self.writer
+        return {
+            "writer": os.getpid(),
+            "sender": self.sender.pid,
+            "sender_restarts": self.sender.restarts,
+            "started_ns": self.started_ns,
+            "paused": writer.paused,
+            "usage": writer.usage.to_json(),
+            "limits": {
+                name: getattr(limits_from(writer.recorder.settings), name)
+                for name in ("memory", "disk", "min_free_disk", "resume_below", "when_full")
+            },
+            "clients": sorted(ring.pid for ring in writer.rings.values()),
+        }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the writer of one home until it is idle or told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m seclea.writer")
+    parser.add_argument("--home", required=True)
+    parser.add_argument("--start-lock", type=int, help="descriptor of the home's start lock, ours to let go of")
+    options = parser.parse_args(arguments)
+    os.umask(0o077)
+    home = Home(options.home)
+    prepare(home)
+    set_up_logging(home, "writer")
+    lock = take_lock(home.writer_lock, _LOCK_SECONDS)
+    if lock is None:
+        log.info("another writer has the home")
+        return 0
+    try:
+        process = WriterProcess(home)
+    except SecleaError as error:
+        log.error("%s", error)
+        print(error, file=sys.stderr)
+        return 1
+    if options.start_lock is not None:
+        os.close(options.start_lock)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        process.stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log.info("writer of %s started", home.path)
+    process.run()
+    log.info("writer leaves")
+    lock.release()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""The limits of the home: what is used, and whether logging pauses. The decision is pure; `measure` looks at the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from seclea.settings import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes in use: memory (rings, and resident memory of writer and sender), disk (ledger, spool), and what is free."""
+
+    memory: int
+    disk: int
+    free_disk: int
+
+    def to_json(self) -> dict[str, int]:
+        """A JSON-ready dict."""
+        return {"memory_bytes": self.memory, "disk_bytes": self.disk, "free_disk_bytes": self.free_disk}
+
+
+def limits_from(value: Mapping[str, Any] | None) -> Limits:
+    """The limits in what a client sent; defaults for what it did not say."""
+    known = {name: value[name] for name in Limits.__dataclass_fields__ if value and name in value}
+    return Limits(**known)
+
+
+def pause_reason(usage: Usage, limits: Limits, paused: bool) -> str | None:
+    """Why logging has to pause now, or None. Once paused it takes ``resume_below`` of a limit to go on."""
+    share = limits.resume_below if paused else 1.0
+    if usage.memory >= limits.memory * share:
+        return f"memory: {usage.memory / 1e6:.0f} MB of {limits.memory / 1e6:.0f} MB are in use"
+    if usage.disk >= limits.disk * share:
+        return f"disk: {usage.disk / 1e6:.0f} MB of {limits.disk / 1e6:.0f} MB are in use"
+    wanted_free = limits.min_free_disk / share if paused else limits.min_free_disk
+    if usage.free_disk <= wanted_free:
+        return f"free disk: {usage.free_disk / 1e6:.0f} MB are left, {limits.min_free_disk / 1e6:.0f} MB stay free"
+    return None
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Resident memory of these processes without what they share (mapped rings count once, by themselves)."""
+    total = 0
+    for pid in pids:
+        try:
+            facts = psutil.Process(pid).memory_info()
+        except psutil.Error:
+            continue
+        total += facts.rss - getattr(facts, "shared", 0)
+    return total
+
+
+def file_bytes(*paths: Path) -> int:
+    """Bytes of these files; missing ones count nothing."""
+    total = 0
+    for path in paths:
+        try:
+            total += os.stat(path).st_size
+        except OSError:
+            continue
+    return total
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that an ordinary user may still write there."""
+    return int(psutil.disk_usage(os.fspath(path)).free)

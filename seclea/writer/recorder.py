@@ -1,0 +1,463 @@
+"""Frames into ledger rows: what a client said becomes records with a place in a stream.
+
+Rule 1  Everything here happens inside one ledger transaction of the caller. When that fails, `forget` and take the same
+        frames again: nothing here is remembered that the ledger does not hold.
+Rule 2  A frame at or below the ring's sequence in the ledger was taken before: it is passed over. So each frame is
+        recorded exactly once, however often a ring is read.
+Rule 3  Records without a payload get their place at once; those with one are reserved as Saving and get it, in order, when
+        the payload is durable (`seal_payload`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seclea.contract import Destination
+from seclea.entities import ENTITY_TYPES, Kind, Project
+from seclea.frames import (
+    EntityFrame,
+    FinishFrame,
+    FrameType,
+    MetricsFrame,
+    StreamFrame,
+    TombstoneFrame,
+    unpack,
+    unpack_large,
+)
+from seclea.ledger.blobs import Spool, StoredPayload
+from seclea.ledger.db import Ledger
+from seclea.records import (
+    Event,
+    Lane,
+    MetricBatch,
+    RecordKind,
+    chain_hash,
+    idempotency_key,
+    lane_of,
+    pack_metrics,
+    tombstone_body,
+)
+from seclea.writer.bodies import entity_body, finish_body
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH_POINTS = 32_768  # about 1 MB on the wire
+_GET_OR_CREATE = frozenset({Kind.PROJECT, Kind.MODEL})
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A stream as the recorder knows it; the ledger has the same."""
+
+    id: int
+    uuid: bytes
+    destination: int
+    project: str
+    run: str | None
+    rank: int
+    sequence: int  # of the ordered lane, counting calls in the open batch
+    batch: MetricBatch | None = None
+
+
+class Recorder:
+    """Takes frames of rings into the ledger.
+
+    Attributes:
+        payloads: (record, incoming name) that wait to be stored, to be taken by the writer after the commit.
+        discarded: incoming files that no record needs, to be deleted after the commit.
+        touched: destinations that have new work.
+        sealed: entities' records that got their place.
+        settings: limits and idle timeout that the last client asked for, None until then.
+    """
+
+    def __init__(self, ledger: Ledger, spool: Spool) -> None:
+        self._ledger = ledger
+        self._spool = spool
+        self._rings: dict[bytes, dict[int, _Stream]] = {}
+        self._sequences: dict[bytes, int] = {}
+        self.payloads: list[tuple[int, str]] = []
+        self.discarded: list[str] = []
+        self.touched: set[int] = set()
+        self.sealed: list[int] = []
+        self.settings: dict[str, Any] | None = None
+
+    def forget(self) -> None:
+        """Drop everything remembered: the transaction was rolled back."""
+        self._rings.clear()
+        self._sequences.clear()
+        self.payloads.clear()
+        self.discarded.clear()
+        self.touched.clear()
+        self.sealed.clear()
+
+    def forget_ring(self, ring: bytes) -> None:
+        """The ring is gone."""
+        self._rings.pop(ring, None)
+        self._sequences.pop(ring, None)
+
+    def sequence_of(self, ring: bytes) -> int:
+        """The last frame taken from a ring."""
+        return self._sequences.get(ring, 0)
+
+    def take(self, ring: bytes, pid: int, frames: Sequence[tuple[int, int, bytes]]) -> None:
+        """Record frames ``(type, sequence, payload)`` of one ring, in order."""
+        streams = self._streams(ring, pid)
+        taken = self._sequences[ring]
+        for frame_type, sequence, payload in frames:
+            if sequence <= taken:
+                continue
+            if sequence != taken + 1:
+                # The ring's own checks make this impossible; if it happens all the same, it must be seen.
+                self._ledger.add_event("gap", f"ring {ring.hex()}: frames {taken + 1} to {sequence - 1} are missing")
+                log.error("ring %s: frames %d to %d are missing", ring.hex(), taken + 1, sequence - 1)
+            taken = sequence
+            try:
+                if frame_type == FrameType.METRICS:  # touches the open batch only
+                    self._take_metrics(streams, payload)
+                else:
+                    with self._ledger.savepoint():
+                        self._take_frame(ring, streams, frame_type, payload)
+            except (ValueError, KeyError, TypeError, OSError, sqlite3.IntegrityError) as error:
+                # A frame that passed its checksum and still makes no sense: a bug of ours or of another version. Never a
+                # crash loop, never silence.
+                log.exception("ring %s: frame %d of type %d cannot be recorded", ring.hex(), sequence, frame_type)
+                self._ledger.add_event("unreadable", f"ring {ring.hex()} frame {sequence} type {frame_type}: {error}")
+                self._leave_tombstone(streams, frame_type, str(error))
+        self._sequences[ring] = taken
+        self._ledger.set_ring_sequence(ring, taken)
+
+    def close_batches(self) -> None:
+        """Turn the open batches into records; before every commit."""
+        for streams in self._rings.values():
+            for stream in streams.values():
+                if stream.batch is not None:
+                    self._close_batch(stream)
+
+    # -- frames --------------------------------------------------------------------------------------------------
+
+    def _streams(self, ring: bytes, pid: int) -> dict[int, _Stream]:
+        streams = self._rings.get(ring)
+        if streams is None:
+            self._sequences[ring] = self._ledger.ring_sequence(ring, pid)
+            streams = {}
+            for row in self._ledger.streams_of_ring(ring):
+                streams[row["ring_index"]] = self._stream_of_row(row)
+            self._rings[ring] = streams
+        return streams
+
+    def _stream_of_row(self, row: sqlite3.Row) -> _Stream:
+        sequence, _ = self._ledger.lane(row["id"], Lane.ORDERED)
+        return _Stream(row["id"], row["uuid"], row["destination"], row["project"], row["run"], row["rank"], sequence)
+
+    def _take_frame(self, ring: bytes, streams: dict[int, _Stream], frame_type: int, payload: bytes) -> None:
+        if frame_type == FrameType.LARGE:
+            inner, name = unpack_large(payload)
+            payload = self._spool.incoming(name).read_bytes()
+            self._take_frame(ring, streams, inner, payload)
+            self.discarded.append(name)
+            return
+        frame = unpack(frame_type, payload)
+        if isinstance(frame, MetricsFrame):
+            self._append(streams[frame.index], frame)
+        elif isinstance(frame, StreamFrame):
+            streams[frame.index] = self._open_stream(ring, frame)
+        elif isinstance(frame, EntityFrame):
+            self._take_entity(streams[frame.index], frame)
+        elif isinstance(frame, FinishFrame):
+            self._take_finish(streams[frame.index], frame)
+        elif isinstance(frame, TombstoneFrame):
+            self._take_tombstone(streams[frame.index], frame)
+
+    def _take_metrics(self, streams: dict[int, _Stream], payload: bytes) -> None:
+        frame = unpack(FrameType.METRICS, payload)
+        assert isinstance(frame, MetricsFrame)
+        self._append(streams[frame.index], frame)
+
+    def _append(self, stream: _Stream, frame: MetricsFrame) -> None:
+        batch = stream.batch
+        if batch is not None and (batch.count >= MAX_BATCH_POINTS or not batch.has_room(frame.metrics)):
+            self._close_batch(stream)
+            batch = None
+        if batch is None:
+            batch = stream.batch = MetricBatch(stream.run or "", stream.rank, stream.sequence + 1)
+        batch.append(stream.sequence + 1, frame.step, frame.time_ns, frame.metrics)
+        stream.sequence += 1
+
+    def _close_batch(self, stream: _Stream) -> None:
+        batch, stream.batch = stream.batch, None
+        if batch is None or batch.last < batch.first:
+            return
+        record = self._ledger.add_record(
+            RecordKind.METRICS,
+            stream.destination,
+            stream.id,
+            Lane.ORDERED,
+            run=stream.run,
+            points=batch.count,
+            hold=self._hold_of(stream.run),
+        )
+        self._seal(record, stream, RecordKind.METRICS, pack_metrics(batch), calls=batch.last - batch.first + 1)
+
+    def _open_stream(self, ring: bytes, frame: StreamFrame) -> _Stream:
+        destination = self._ledger.destination(Destination(*frame.destination), frame.ca_bundle)
+        if frame.limits is not None:
+            self.settings = dict(frame.limits)
+        row = self._ledger.find_entity(Kind.PROJECT, None, destination=destination, name=frame.project)
+        fresh = None
+        if row is None:
+            fresh = Project(name=frame.project)
+            self._insert_entity(fresh.to_json(), Kind.PROJECT, destination, None, None)
+        project = row["uuid"] if row is not None else fresh.uuid if fresh else ""
+        number = self._ledger.add_stream(frame.uuid, ring, frame.index, destination, project, frame.run, frame.rank)
+        stream = _Stream(number, frame.uuid, destination, project, frame.run, frame.rank, 0)
+        stream.sequence, _ = self._ledger.lane(number, Lane.ORDERED)
+        if fresh is not None:
+            record = self._ledger.add_record(RecordKind.PROJECT, destination, number, Lane.ORDERED, entity=fresh.uuid)
+            self._seal(record, stream, RecordKind.PROJECT, self._body(RecordKind.PROJECT, fresh.to_json(), project))
+        return stream
+
+    def _take_entity(self, stream: _Stream, frame: EntityFrame) -> None:
+        self._close_batch(stream)
+        kind = Kind(frame.kind)
+        entity = dict(frame.entity)
+        ENTITY_TYPES[kind].from_json(entity)  # shape check
+        if self._ledger.entity(entity["uuid"]) is not None:
+            self._discard(frame.payload)  # the same thing again
+            return
+        run = stream.run if kind is Kind.MODEL_STATE else None
+        if kind is Kind.MODEL_STATE and entity["sequence_num"] < 0:
+            entity["sequence_num"] = self._ledger.next_number(kind, run=run)
+        if kind is Kind.TRAINING_RUN and not entity["name"]:
+            entity["name"] = f"Training Run {self._ledger.next_number(kind, project=stream.project) + 1}"
+        twin = self._twin(kind, entity, stream)
+        if twin is not None:
+            self._insert_entity(entity, kind, stream.destination, stream.project, run, same_as=twin)
+            self._discard(frame.payload)
+            return
+        needs = self._needs(kind, entity, stream)
+        record_kind = RecordKind(kind)
+        refusal = self._insert_unique(entity, kind, stream, run)
+        record = self._ledger.add_record(
+            record_kind,
+            stream.destination,
+            stream.id,
+            lane_of(record_kind),
+            entity=entity["uuid"],
+            run=stream.run,
+            payload=frame.payload,
+            reserved=self._payload_bytes(frame.payload),
+            needs=needs,
+            hold=None if refusal else next(filter(None, map(self._hold_of, needs)), None),
+        )
+        if refusal:
+            self._ledger.fail(record, Event.REFUSED, refusal)
+            self._discard(frame.payload)
+        elif frame.payload is not None:
+            self.payloads.append((record, frame.payload))
+        else:
+            self._seal(record, stream, record_kind, self._body(record_kind, entity, stream.project))
+            self.sealed.append(record)
+
+    def _take_finish(self, stream: _Stream, frame: FinishFrame) -> None:
+        self._close_batch(stream)
+        if stream.run is None:
+            raise ValueError("a finish outside a run")
+        record = self._ledger.add_record(
+            RecordKind.FINISH,
+            stream.destination,
+            stream.id,
+            Lane.ORDERED,
+            run=stream.run,
+            hold=self._hold_of(stream.run),
+        )
+        lanes = []
+        for row in self._ledger.streams_of_run(stream.run):
+            # The finish record itself, Saving right now, is counted in its lane: it is the last of its stream.
+            lanes.append((row["uuid"], row["lane"], row["sequence"]))
+        self._seal(record, stream, RecordKind.FINISH, finish_body(frame.status, frame.time_ns, lanes))
+
+    def _take_tombstone(self, stream: _Stream, frame: TombstoneFrame) -> None:
+        self._close_batch(stream)
+        record = self._ledger.add_record(
+            RecordKind.TOMBSTONE, stream.destination, stream.id, Lane.ORDERED, run=stream.run
+        )
+        body = tombstone_body(frame.kind, frame.count, frame.reason, frame.detail)
+        self._seal(record, stream, RecordKind.TOMBSTONE, body)
+        self._ledger.add_event("left out", f"{frame.count} {frame.kind}: {frame.reason} {frame.detail}".rstrip())
+
+    def _leave_tombstone(self, streams: dict[int, _Stream], frame_type: int, why: str) -> None:
+        if streams:
+            stream = next(iter(streams.values()))
+            kind = FrameType(frame_type).name.lower() if frame_type in FrameType.__members__.values() else "frame"
+            self._take_tombstone(stream, TombstoneFrame(0, kind, 1, "damaged", why[:500]))
+
+    # -- entities ------------------------------------------------------------------------------------------------
+
+    def _twin(self, kind: Kind, entity: dict[str, Any], stream: _Stream) -> str | None:
+        """The entity that this one is the same as: same model name and framework, same dataset name and content."""
+        if kind is Kind.MODEL:
+            row = self._ledger.find_entity(kind, stream.project, name=entity["name"], framework=entity["framework"])
+        elif kind is Kind.DATASET:
+            row = self._ledger.find_entity(kind, stream.project, name=entity["name"], digest=entity["digest"])
+        else:
+            return None
+        return None if row is None else str(row["uuid"])
+
+    def _insert_unique(self, entity: dict[str, Any], kind: Kind, stream: _Stream, run: str | None) -> str:
+        """Insert an entity; the reason why not, where the portal would have to refuse it."""
+        try:
+            self._insert_entity(entity, kind, stream.destination, stream.project, run)
+        except sqlite3.IntegrityError:
+            reason = self._duplicate_reason(kind, entity, stream)
+            self._insert_entity(entity, kind, stream.destination, stream.project, run, refused=True)
+            return reason
+        return ""
+
+    def _duplicate_reason(self, kind: Kind, entity: dict[str, Any], stream: _Stream) -> str:
+        if kind is Kind.DATASET:
+            same = self._ledger.find_entity(kind, stream.project, digest=entity["digest"])
+            if same is not None:
+                return f"The same content is recorded already, as the dataset {same['name']!r}."
+            return f"The project has another dataset named {entity['name']!r}, with other content."
+        if kind is Kind.MODEL_STATE:
+            return f"The run has a model state number {entity['sequence_num']} already."
+        return f"The project has a {kind} named {entity['name']!r} already."
+
+    def _insert_entity(
+        self,
+        entity: dict[str, Any],
+        kind: Kind,
+        destination: int,
+        project: str | None,
+        run: str | None,
+        *,
+        same_as: str | None = None,
+        refused: bool = False,
+    ) -> None:
+        row = {
+            "uuid": entity["uuid"],
+            "kind": kind,
+            "destination": destination,
+            "project": project,
+            "run": run,
+            "name": entity["name"],
+            "digest": entity.get("digest"),
+            "framework": entity.get("framework"),
+            "sequence_num": entity.get("sequence_num") if not refused else None,
+            "same_as": same_as,
+            "refused": refused,
+            "json": json.dumps(entity, separators=(",", ":"), allow_nan=False),
+        }
+        self._ledger.add_entity(row)
+
+    def _needs(self, kind: Kind, entity: dict[str, Any], stream: _Stream) -> list[str]:
+        """Entities that must be at the portal first. A run's own records need the run without saying so."""
+        needs = [stream.project]
+        if kind is Kind.DATASET and entity["parent"]:
+            needs.append(entity["parent"])
+        elif kind is Kind.DATASET_TRANSFORMATION:
+            needs.append(entity["dataset"])
+        elif kind is Kind.TRAINING_RUN:
+            needs += [entity["model"]] if entity["model"] else []
+            needs += entity["datasets"]
+        elif kind is Kind.MODEL_STATE:
+            needs = [entity["training_run"]]
+        return needs
+
+    def _hold_of(self, entity: str | None) -> str | None:
+        """Why something that needs this entity cannot be sent; None when it can (perhaps later)."""
+        if entity is None:
+            return None
+        row = self._ledger.entity(entity)
+        if row is None:
+            return None
+        if row["refused"]:
+            return f"its {row['kind']} {row['name']!r} was refused"
+        return self._ledger.hold_of_entity(row["uuid"])
+
+    def _resolve(self, uuid: str) -> str:
+        row = self._ledger.entity(uuid)
+        return uuid if row is None else str(row["uuid"])
+
+    def _body(self, kind: RecordKind, entity: dict[str, Any], project: str) -> bytes:
+        return entity_body(kind, entity, project, self._resolve)
+
+    def _payload_bytes(self, name: str | None) -> int:
+        if name is None:
+            return 0
+        try:
+            return self._spool.incoming(name).stat().st_size
+        except OSError:
+            return 0
+
+    def _discard(self, payload: str | None) -> None:
+        if payload is not None:
+            self.discarded.append(payload)
+
+    # -- places in the stream ------------------------------------------------------------------------------------
+
+    def _seal(self, record: int, stream: _Stream, kind: RecordKind, body: bytes, calls: int = 1) -> None:
+        first, previous = self._ledger.lane(stream.id, Lane.ORDERED)
+        first += 1
+        self._place(
+            record, stream.uuid, stream.id, Lane.ORDERED, kind, first, first + calls - 1, previous, body, len(body)
+        )
+        stream.sequence = first + calls - 1
+        self.touched.add(stream.destination)
+
+    def _place(
+        self, record: int, uuid: bytes, stream: int, lane: Lane, kind: RecordKind, first: int, last: int,
+        previous: bytes, body: bytes, size: int,
+    ) -> None:  # fmt: skip
+        digest = hashlib.sha256(body).digest()
+        chain = chain_hash(previous, uuid, lane, first, last, kind, digest)
+        key = idempotency_key(uuid, lane, first)
+        self._ledger.seal(record, uuid, stream, lane, kind, first, last, key, body, digest, chain, size)
+
+    def seal_payload(self, record: int, stored: StoredPayload | str) -> bool:
+        """Give a record whose payload is durable its place; or fail it, when ``stored`` is the reason why it is not.
+
+        Returns:
+            False when something before it in its lane is still being saved: ask again later.
+        """
+        row = self._ledger.record_row(record)
+        if row is None or row["status"] != "Saving":
+            return True
+        if not self._ledger.is_next_to_seal(record, row["stream"], row["lane"]):
+            return False
+        stream = self._ledger.stream_row(row["stream"])
+        kind = RecordKind(row["kind"])
+        entity_row = self._ledger.entity(row["entity"])
+        assert entity_row is not None
+        entity = json.loads(entity_row["json"])
+        lane = Lane(row["lane"])
+        sequence, previous = self._ledger.lane(row["stream"], lane)
+        first = sequence + 1
+        if isinstance(stored, StoredPayload) and stored.sha256 != entity["sha256"]:
+            stored = f"its payload changed on the way: sha256 {stored.sha256} instead of {entity['sha256']}"
+        if isinstance(stored, str):
+            self._ledger.fail(record, Event.DAMAGED, stored)
+            self._ledger.set_refused(row["entity"], True)
+            self._ledger.add_event("damaged", f"{kind} {entity['name']!r}: {stored}")
+            stone = self._ledger.add_record(
+                RecordKind.TOMBSTONE, row["destination"], row["stream"], lane, run=row["run"]
+            )
+            body = tombstone_body(kind, 1, "damaged", stored)
+            place = (RecordKind.TOMBSTONE, first, first, previous, body, len(body))
+            self._place(stone, stream["uuid"], row["stream"], lane, *place)
+        else:
+            body = entity_body(kind, entity, entity_row["project"], self._resolve, stored.chunks, stored.sha256)
+            self._ledger.add_chunks(record, stored.chunks)
+            place = (kind, first, first, previous, body, len(body) + stored.size)
+            self._place(record, stream["uuid"], row["stream"], lane, *place)
+            self.sealed.append(record)
+        if row["payload"]:
+            self.discarded.append(row["payload"])
+        self.touched.add(row["destination"])
+        return True

@@ -1,0 +1,152 @@
+"""The writer's side of the home's socket: bells, flushes, questions. One thread, non-blocking; nobody can hold it up."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from seclea.contract import PROTOCOL_VERSION, Home
+from seclea.processes.rendezvous import MessageBuffer, encode, is_same_user, listen
+
+log = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 30.0  # a connection that says nothing for this long is closed
+_MAX_CONNECTIONS = 900
+
+# (message) -> the answer, or None when it has to wait: then it is asked again after every step.
+Handler = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+@dataclass(slots=True)
+class _Peer:
+    connection: socket.socket
+    heard_at: float
+    buffer: MessageBuffer = field(default_factory=MessageBuffer)
+    waiting: dict[str, Any] | None = None
+    deadline: float = 0.0
+
+
+class Server:
+    """Listens on the home's socket and hands messages to ``handler``."""
+
+    def __init__(self, home: Home, handler: Handler) -> None:
+        self._home = home
+        self._handler = handler
+        self._selector = selectors.DefaultSelector()
+        self._peers: dict[int, _Peer] = {}
+        self.bells = 0
+        self._listener = listen(home)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return any(peer.waiting for peer in self._peers.values())
+
+    def poll(self, timeout_seconds: float) -> None:
+        """Wait for at most ``timeout_seconds``, then handle what came."""
+        for key, _ in self._selector.select(timeout_seconds):
+            if key.fileobj is self._listener:
+                self._accept()
+            else:
+                self._read(self._peers[key.fd])
+        now = time.monotonic()
+        for peer in list(self._peers.values()):
+            if peer.waiting is not None:
+                self._answer(peer)
+            elif now - peer.heard_at > _IDLE_SECONDS:
+                self._drop(peer)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:  # out of descriptors: those who ring come again
+                log.warning("a connection cannot be taken: %s", error)
+                return
+            self.bells += 1
+            if len(self._peers) >= _MAX_CONNECTIONS or not is_same_user(connection):
+                connection.close()
+                continue
+            connection.setblocking(False)
+            self._peers[connection.fileno()] = _Peer(connection, time.monotonic())
+            self._selector.register(connection, selectors.EVENT_READ)
+
+    def _read(self, peer: _Peer) -> None:
+        try:
+            data = peer.connection.recv(65536)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(peer)
+            return
+        peer.heard_at = time.monotonic()
+        try:
+            messages = peer.buffer.feed(data)
+        except ValueError as error:
+            log.warning("a malformed message: %s", error)
+            self._drop(peer)
+            return
+        for message in messages:
+            if message.get("v") != PROTOCOL_VERSION:
+                self._send(peer, {"error": f"This writer speaks version {PROTOCOL_VERSION}, not {message.get('v')}."})
+                continue
+            peer.waiting = message
+            peer.deadline = time.monotonic() + min(float(message.get("timeout") or 30.0), 86_400.0)
+            self._answer(peer)
+
+    def _answer(self, peer: _Peer) -> None:
+        assert peer.waiting is not None
+        try:
+            reply = self._handler(peer.waiting)
+        except Exception as error:  # a bad question must not end the writer
+            log.exception("a message cannot be handled: %r", peer.waiting.get("op"))
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        if reply is None and time.monotonic() > peer.deadline:
+            reply = {"timeout": True}
+        if reply is not None:
+            peer.waiting = None
+            self._send(peer, reply)
+
+    def _send(self, peer: _Peer, message: dict[str, Any]) -> None:
+        try:
+            peer.connection.settimeout(1.0)  # answers are small; a peer that does not read is not waited for
+            peer.connection.sendall(encode(message))
+            peer.connection.setblocking(False)
+        except OSError:
+            self._drop(peer)
+
+    def _drop(self, peer: _Peer) -> None:
+        self._peers.pop(peer.connection.fileno(), None)
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(peer.connection)
+        peer.connection.close()
+
+    def unbind(self) -> None:
+        """Take no more connections; what was accepted is kept until `close`."""
+        self._accept()
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._home.socket.unlink()
+
+    def bind_again(self) -> None:
+        """Go on after `unbind`."""
+        self._listener = listen(self._home)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+
+    def close(self) -> None:
+        """Close everything."""
+        for peer in list(self._peers.values()):
+            self._drop(peer)
+        self._selector.close()

@@ -1,0 +1,112 @@
+"""Outcomes of the sender into ledger rows: receipts, refusals with their tombstones, and who waits behind them.
+
+Rule 1  An outcome may come twice (a sender that died after telling us is asked again): the second changes nothing.
+Rule 2  A record that will never be sent leaves a tombstone in its place, so that its stream goes on without a hole.
+Rule 3  What needs a refused entity is held, never dropped: in the session's stream behind a tombstone, in a run's stream by
+        holding the stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from seclea.contract import Verdict
+from seclea.ledger.db import Ledger
+from seclea.records import Event, RecordKind, idempotency_key, tombstone_body
+
+# Bodies that nobody asks for again once the portal has them; entities keep theirs for look-ups and exports.
+_DROPPED_BODIES = frozenset({RecordKind.METRICS})
+
+
+class Settler:
+    """Applies what the sender says, inside a transaction of the caller.
+
+    Attributes:
+        free_chunks: chunks that nothing refers to any more, to be deleted after the commit.
+        touched: destinations that have new work (tombstones).
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.free_chunks: list[str] = []
+        self.touched: set[int] = set()
+
+    def apply(self, message: Mapping[str, Any]) -> None:
+        """Apply one message of the settle queue."""
+        op = message.get("op")
+        if op == "outcome":
+            self._outcome(int(message["record"]), message)
+        elif op == "attempt":
+            self._ledger.note_attempt(int(message["record"]), str(message["error"])[:1000])
+        elif op == "destination":
+            self._ledger.set_destination(int(message["destination"]), **message["state"])
+        elif op == "requests":
+            self._ledger.count_requests(int(message["destination"]), int(message["requests"]), int(message["retries"]))
+
+    def _outcome(self, record: int, message: Mapping[str, Any]) -> None:
+        if not self._ledger.is_open(record):
+            return
+        row = self._ledger.record_row(record)
+        assert row is not None
+        verdict = Verdict(message["verdict"])
+        detail = str(message.get("detail") or "")[:1000]
+        if verdict in (Verdict.DELIVERED, Verdict.ADOPTED, Verdict.KEPT_LOCALLY):
+            self._completed(row, verdict, message)
+        elif verdict is Verdict.REFUSED:
+            self._refused(row, detail)
+
+    def _completed(self, row: sqlite3.Row, verdict: Verdict, message: Mapping[str, Any]) -> None:
+        record, kind = row["id"], RecordKind(row["kind"])
+        event = Event.KEPT_LOCALLY if verdict is Verdict.KEPT_LOCALLY else Event.DELIVERED
+        receipt = json.dumps(message.get("receipt") or {}, separators=(",", ":"))
+        keep = kind not in _DROPPED_BODIES or event is Event.KEPT_LOCALLY
+        self._ledger.complete(record, event, receipt, keep_body=keep)
+        self.free_chunks += self._ledger.release_chunks(record)
+        remote_id = message.get("remote_id")
+        if row["entity"] is not None and kind is not RecordKind.TOMBSTONE:
+            # An entity kept locally counts as known: what needs it is kept locally too.
+            self._ledger.set_remote_id(row["entity"], str(remote_id or row["entity"]))
+            if verdict is Verdict.ADOPTED and message.get("streams"):
+                self._stand_in(row, "adopted", "the portal has it already", remote_id)
+
+    def _refused(self, row: sqlite3.Row, detail: str) -> None:
+        self._ledger.fail(row["id"], Event.REFUSED, detail)
+        self._ledger.add_event("refused", f"{row['kind']} record {row['id']}: {detail}")
+        if row["kind"] == RecordKind.TOMBSTONE:
+            return  # nothing can stand in for a tombstone: its stream waits, visibly
+        if row["kind"] != RecordKind.TRAINING_RUN:
+            self._stand_in(row, "refused", detail)
+        if row["entity"] is not None:
+            self._ledger.set_refused(row["entity"], True)
+            entity = self._ledger.entity(row["entity"])
+            name = entity["name"] if entity is not None else ""
+            self._hold_dependents(row["entity"], f"its {row['kind']} {name!r} was refused")
+
+    def _hold_dependents(self, entity: str, reason: str) -> None:
+        for row in self._ledger.dependents(entity):
+            self._ledger.hold(row["id"], reason)
+            if row["status"] == "Transmitting" and row["run"] is None:
+                self._stand_in(row, "held", reason)
+            if row["entity"] is not None:
+                self._hold_dependents(row["entity"], reason)
+
+    def stand_in_held(self, record: int) -> None:
+        """A record that was recorded as held already: in a session's stream a tombstone takes its place."""
+        row = self._ledger.record_row(record)
+        if row is not None and row["status"] == "Transmitting" and row["hold"] is not None and row["run"] is None:
+            self._stand_in(row, "held", row["hold"])
+
+    def _stand_in(self, row: sqlite3.Row, reason: str, detail: str, remote_id: str | None = None) -> None:
+        stream = self._ledger.stream_row(row["stream"])
+        stands_for = {"kind": row["kind"], "digest": row["digest"].hex(), "uuid": row["entity"], "remote_id": remote_id}
+        body = tombstone_body(row["kind"], 1, reason, detail, stands_for)
+        stone = self._ledger.add_record(
+            RecordKind.TOMBSTONE, row["destination"], row["stream"], row["lane"], run=row["run"], stands_for=row["id"]
+        )
+        key = idempotency_key(stream["uuid"], row["lane"], row["first"], stands_for_record=True)
+        self._ledger.seal_in_place(stone, row, key, body, hashlib.sha256(body).digest())
+        self.touched.add(row["destination"])

@@ -1,0 +1,347 @@
+"""The writer's loop: drain rings, commit once, acknowledge, feed the sender, apply what it answers.
+
+Rule 1  Order of one step: read rings → one transaction (rows, each ring's sequence, outcomes, payloads) → commit → move the
+        rings' cursors → delete files nobody needs → tell the sender. Never another order.
+Rule 2  A step that fails at the disk changes nothing and is tried again: the frames are still in the rings, the outcomes in
+        ``_outcomes``.
+Rule 3  Before deep sleep the writer says so in every ring and looks once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from seclea.contract import Home
+from seclea.errors import LedgerFullError
+from seclea.ledger.blobs import Spool, StoredPayload
+from seclea.ledger.db import Ledger
+from seclea.queues.queue import Queue
+from seclea.queues.ring import Consumer, RingDamaged
+from seclea.queues.wait import NapPolicy
+from seclea.writer.limits import Usage, file_bytes, free_bytes, limits_from, pause_reason, resident_bytes
+from seclea.writer.recorder import Recorder
+from seclea.writer.settle import Settler
+
+log = logging.getLogger(__name__)
+
+PAYLOAD_THREADS = 4
+SCAN_SECONDS = 1.0  # how often rings are looked for and producers' lives checked
+LIMIT_SECONDS = 0.5  # how often usage is measured
+BUSY_FRAMES = 1000  # a ring that had this many at a look is drained again after the short nap
+NAPS = NapPolicy(nap_seconds=0.02, deep_after_seconds=1.5, deep_seconds=5.0)
+CALM_NAP_SECONDS = 0.15  # between commits while little is logged: fewer, larger batches; flush wakes us at once
+
+
+class Writer:
+    """Owns the ledger, the spool and the rings of one home. `step` does one round; the process calls it until told to stop."""
+
+    def __init__(self, home: Home, ledger: Ledger, send_queue: Queue, settle_queue: Queue) -> None:
+        self.home = home
+        self.ledger = ledger
+        self.spool = Spool(home)
+        self.recorder = Recorder(ledger, self.spool)
+        self.settler = Settler(ledger)
+        self.send_queue = send_queue
+        self.settle_queue = settle_queue
+        self.rings: dict[bytes, Consumer] = {}
+        self.paused: str | None = None
+        self.usage = Usage(0, 0, 1 << 62)
+        self.sender_pids: tuple[int, ...] = ()
+        self.ring_sender: Callable[[], None] = lambda: None
+        self.last_work = time.monotonic()
+        self.last_outcome = self.last_work
+        self._outcomes: deque[dict[str, Any]] = deque()
+        self._pool = ThreadPoolExecutor(PAYLOAD_THREADS, thread_name_prefix="seclea-payload")
+        self._storing: dict[Future[StoredPayload], tuple[int, str]] = {}
+        self._stored: dict[int, StoredPayload | str] = {}  # payloads that are ready, by record
+        self._next_scan = 0.0
+        self._next_limits = 0.0
+        self._deep = False
+        self._busy = False
+        self._trouble = ""
+
+    # -- start -----------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """After a start: what was being saved is saved again, leftovers are swept, everything open is offered anew."""
+        damage = self.ledger.quick_check()
+        if damage:
+            log.error("the ledger is damaged: %s", "; ".join(damage))
+        waiting = self.ledger.saving()
+        for row in waiting:
+            if row["payload"]:
+                self._submit(row["id"], row["payload"])
+        with self.ledger.transaction():
+            self.ledger.add_event("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
+        self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
+        self.scan()
+
+    def scan(self) -> None:
+        """Find new rings; let go of those whose producer is gone and that are empty."""
+        self._next_scan = time.monotonic() + SCAN_SECONDS
+        known = {ring.path for ring in self.rings.values()}
+        for directory in (self.home.rings, self.home.shared_rings):
+            with contextlib.suppress(FileNotFoundError):
+                for path in directory.iterdir():
+                    if path.suffix == ".ring" and path not in known:
+                        self._attach(path)
+        for ring_id, ring in list(self.rings.items()):
+            if not ring.has_more and (ring.closed_by_producer or not ring.producer_alive()) and not ring.has_more:
+                self._let_go(ring_id, ring)
+            elif ring.is_damaged and not ring.producer_alive():
+                self._quarantine(ring_id, ring)
+
+    def _attach(self, path: Path) -> None:
+        try:
+            ring = Consumer.attach(path)
+        except (RingDamaged, OSError) as error:
+            log.error("ring %s cannot be read: %s", path, error)
+            return
+        ring.set_paused(self.paused is not None)
+        self.rings[ring.ring_id] = ring
+        self.last_work = time.monotonic()
+
+    def _let_go(self, ring_id: bytes, ring: Consumer) -> None:
+        with self.ledger.transaction():
+            self.ledger.close_ring(ring_id)
+        ring.close(unlink=True)
+        del self.rings[ring_id]
+        self.recorder.forget_ring(ring_id)
+
+    def _quarantine(self, ring_id: bytes, ring: Consumer) -> None:
+        """A dead producer's ring whose next frame is bad: keep the file aside, write down what is lost, go on."""
+        lost = f"ring {ring_id.hex()} of pid {ring.pid}: {ring.backlog_bytes} bytes cannot be read"
+        log.error("%s", lost)
+        with self.ledger.transaction():
+            self.ledger.add_event("damaged ring", lost)
+            self.ledger.close_ring(ring_id)
+        ring.path.rename(ring.path.with_suffix(".damaged"))
+        ring.close()
+        del self.rings[ring_id]
+        self.recorder.forget_ring(ring_id)
+
+    # -- one round -------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """One round; whether there was anything to do."""
+        now = time.monotonic()
+        if now >= self._next_scan:
+            self.scan()
+        frames = {ring_id: got for ring_id, ring in self.rings.items() if (got := ring.read(20_000, 4 << 20))}
+        self._outcomes.extend(self.settle_queue.get_many(1000, 0))
+        self._collect_payloads()
+        if frames or self._outcomes or self._stored:
+            try:
+                self._commit(frames)
+            except (LedgerFullError, OSError) as error:
+                self._disk_trouble(error)
+                return False
+            self._trouble = ""
+            self.last_work = now
+        if now >= self._next_limits:
+            self.check_limits()
+        for ring in self.rings.values():
+            ring.beat(time.monotonic_ns())
+        self._busy = any(len(got) >= BUSY_FRAMES for got in frames.values())
+        return bool(frames)
+
+    def _commit(self, frames: dict[bytes, list[tuple[int, int, bytes]]]) -> None:
+        outcomes = list(self._outcomes)
+        finished: list[int] = []
+        try:
+            with self.ledger.transaction():
+                for ring_id, got in frames.items():
+                    self.recorder.take(ring_id, self.rings[ring_id].pid, got)
+                self.recorder.close_batches()
+                for message in outcomes:
+                    self._apply(message)
+                for record in sorted(self._stored):
+                    if self.recorder.seal_payload(record, self._stored[record]):
+                        finished.append(record)
+                for record in self.recorder.sealed:
+                    self.settler.stand_in_held(record)
+        except BaseException:
+            self.recorder.forget()
+            self.settler.free_chunks.clear()
+            self.settler.touched.clear()
+            for ring_id in frames:
+                self.rings[ring_id].rewind()
+            raise
+        for ring_id in frames:
+            self.rings[ring_id].commit()
+        self._outcomes.clear()
+        if outcomes:
+            self.last_outcome = time.monotonic()
+        self._after_commit(finished)
+
+    def _apply(self, message: dict[str, Any]) -> None:
+        try:
+            with self.ledger.savepoint():
+                self.settler.apply(message)
+        except (ValueError, KeyError, TypeError) as error:
+            log.error("an outcome cannot be applied (%s): %r", error, message)
+
+    def _after_commit(self, finished: list[int]) -> None:
+        for record in finished:
+            stored = self._stored.pop(record)
+            if isinstance(stored, StoredPayload):
+                self.spool.settled(stored.chunks)
+        for name in self.recorder.discarded:
+            self.spool.delete_incoming(name)
+        self.recorder.discarded.clear()
+        self.recorder.sealed.clear()
+        if self.settler.free_chunks:
+            self.spool.delete(self.settler.free_chunks)
+            self.settler.free_chunks.clear()
+            self.ledger.give_back_space()
+        for record, name in self.recorder.payloads:
+            self._submit(record, name)
+        self.recorder.payloads.clear()
+        touched = self.recorder.touched | self.settler.touched
+        self.recorder.touched.clear()
+        self.settler.touched.clear()
+        if touched:
+            self.tell_sender({"op": "work", "destinations": sorted(touched)})
+
+    def _disk_trouble(self, error: Exception) -> None:
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.error("the ledger cannot be written: %s", error)
+        self._pause(f"the disk refuses: {error}")
+        self._next_limits = time.monotonic() + LIMIT_SECONDS
+
+    def tell_sender(self, message: dict[str, Any]) -> None:
+        """Put a message in the send queue."""
+        self.send_queue.put(message)
+        self.ring_sender()
+
+    # -- payloads --------------------------------------------------------------------------------------------------
+
+    def _submit(self, record: int, name: str) -> None:
+        self._storing[self._pool.submit(self.spool.store, name)] = (record, name)
+
+    def _collect_payloads(self) -> None:
+        for future in [future for future in self._storing if future.done()]:
+            record, name = self._storing.pop(future)
+            error = future.exception()
+            if error is None:
+                self._stored[record] = future.result()
+            elif isinstance(error, FileNotFoundError):
+                self._stored[record] = f"its payload {name} is gone"
+            else:
+                # The disk refuses: same as for the ledger, pause and try again.
+                self._disk_trouble(error if isinstance(error, Exception) else RuntimeError(str(error)))
+                self._submit(record, name)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether payloads are on their way into the spool."""
+        return bool(self._storing or self._stored)
+
+    # -- limits ----------------------------------------------------------------------------------------------------
+
+    def check_limits(self) -> None:
+        """Measure, pause or resume."""
+        self._next_limits = time.monotonic() + LIMIT_SECONDS
+        limits = limits_from(self.recorder.settings)
+        rings = sum(ring.path.stat().st_size for ring in self.rings.values() if ring.path.exists())
+        ledger = self.home.ledger
+        self.usage = Usage(
+            memory=rings + resident_bytes((os.getpid(), *self.sender_pids)),
+            disk=self.ledger.spool_bytes() + file_bytes(ledger, ledger.with_name(ledger.name + "-wal")),
+            free_disk=free_bytes(self.home.path),
+        )
+        reason = pause_reason(self.usage, limits, self.paused is not None)
+        if reason is not None:
+            self._pause(reason)
+        elif self.paused is not None and not self._trouble:
+            self._resume()
+
+    def _pause(self, reason: str) -> None:
+        if self.paused is None:
+            log.warning("logging is paused: %s", reason)
+            with contextlib.suppress(Exception), self.ledger.transaction():
+                self.ledger.add_event("paused", reason)
+        self.paused = reason
+        for ring in self.rings.values():
+            ring.set_paused(True)
+
+    def _resume(self) -> None:
+        log.warning("logging goes on")
+        with self.ledger.transaction():
+            self.ledger.add_event("resumed", self.paused or "")
+        self.paused = None
+        for ring in self.rings.values():
+            ring.set_paused(False)
+
+    # -- sleep and leave -------------------------------------------------------------------------------------------
+
+    def next_wait(self) -> float:
+        """Seconds to wait before the next step. Says in the rings when it is a deep sleep; from then on bells are needed."""
+        if self._busy or self.is_saving or self._outcomes:
+            return NAPS.nap_seconds
+        seconds, deep = NAPS.next_wait(time.monotonic(), self.last_work)
+        if not deep:
+            return CALM_NAP_SECONDS
+        if not self._deep:
+            self._deep = True
+            for ring in self.rings.values():
+                ring.set_sleeping(True)
+            self.settle_queue.set_sleeping(True)
+            if any(ring.has_more for ring in self.rings.values()) or not self.settle_queue.empty():
+                self.wake()
+                return 0.0
+        return seconds
+
+    def wake(self) -> None:
+        """Take back what `next_wait` said in the rings."""
+        if self._deep:
+            self._deep = False
+            for ring in self.rings.values():
+                ring.set_sleeping(False)
+            self.settle_queue.set_sleeping(False)
+
+    def is_idle(self, now: float) -> bool:
+        """Nothing to do and nobody there since the idle timeout."""
+        timeout = float((self.recorder.settings or {}).get("idle_timeout_seconds", 60.0))
+        if now - max(self.last_work, self.last_outcome) < timeout or self.is_saving or self.rings:
+            return False
+        return not self.has_sendable_work()
+
+    def has_sendable_work(self) -> bool:
+        """Whether some record waits for a destination that is not on hold."""
+        return any(row["hold"] is None and self.ledger.pending(row["id"])[0] > 0 for row in self.ledger.destinations())
+
+    def flushed(self, ring: bytes | None, sequence: int) -> bool:
+        """Whether everything up to this frame of a ring (None: of all rings) is durable, payloads included."""
+        if self.is_saving or self.recorder.payloads:
+            return False
+        if ring is None:
+            return not any(one.has_more for one in self.rings.values())
+        if ring not in self.rings:
+            return self.ledger_sequence(ring) >= sequence
+        return self.recorder.sequence_of(ring) >= sequence
+
+    def ledger_sequence(self, ring: bytes) -> int:
+        """The last frame of a ring that is in the ledger."""
+        row = self.ledger.ring_row(ring)
+        return int(row["sequence"]) if row is not None else 0
+
+    def close(self) -> None:
+        """Finish what is being saved and give everything back."""
+        self._pool.shutdown(wait=True)
+        self._collect_payloads()
+        with contextlib.suppress(LedgerFullError, OSError):
+            self.step()
+        for ring in self.rings.values():
+            ring.set_sleeping(False)
+            ring.close()
+        self.ledger.close()
