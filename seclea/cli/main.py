@@ -1,0 +1,131 @@
+"""``seclea COMMAND``: look after the pipeline of a home, its portal and its settings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from seclea import __version__
+from seclea.errors import SecleaError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from seclea.cli.demo import demo
+
+    return demo(keep=options.keep, home=options.home)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import show_status
+
+    return show_status(as_json=options.json)
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import open_ui
+
+    return open_ui(browser=not options.no_browser)
+
+
+def _token(_options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import print_token
+
+    return print_token()
+
+
+def _flush(options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import flush_all
+
+    return flush_all(options.timeout)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import stop_all
+
+    return stop_all(options.timeout)
+
+
+def _retry(_options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import resume
+
+    return resume()
+
+
+def _login(options: argparse.Namespace) -> int:
+    from seclea.cli.login import login
+
+    return login(options.username, options.password_stdin, options.platform_url, options.auth_url)
+
+
+def _config(options: argparse.Namespace) -> int:
+    from seclea.cli.config import show_config
+
+    return show_config(origin=options.origin)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; also what the documentation test reads."""
+    top = argparse.ArgumentParser(prog="seclea", description="A provable record of how a model came to be.")
+    top.add_argument("--version", action="version", version=f"seclea {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    demo = add("demo", _demo, "Train two real models, log everything, read it back from the portal and compare.")
+    demo.add_argument("--keep", action="store_true", help="leave the portal up and its data in place")
+    demo.add_argument("--home", help="use this directory instead of a temporary one (implies that it is kept)")
+    # Parsed by the portal itself (`main` passes everything on); listed here for the help text.
+    add("portal", _portal, "Run a portal, or manage its users and organizations (see `seclea portal --help`).")
+    ui = add("ui", _ui, "Open the home's portal in a browser, by a link that works once.")
+    ui.add_argument("--no-browser", action="store_true", help="only print the link")
+    status = add("status", _status, "Show what is recorded, sent, pending, failed and held.")
+    status.add_argument("--json", action="store_true", help="as JSON, in the form of docs/reference.md")
+    login = add("login", _login, "Log in to a portal; what waited for it is sent.")
+    login.add_argument("--username")
+    login.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    login.add_argument("--platform-url", help="default: as configured")
+    login.add_argument("--auth-url", help="default: as configured")
+    add("token", _token, "Print an access token of the home's portal, for scripts.")
+    flush = add("flush", _flush, "Wait until everything handed over is durable.")
+    flush.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+    stop = add("stop", _stop, "Stop the home's background processes; what is not sent is sent after the next start.")
+    stop.add_argument("--timeout", type=float, default=20.0, metavar="SECONDS")
+    add("retry", _retry, "Lift holds: try again to send what waits.")
+    config = add("config", _config, "Show the settings in force.")
+    config.add_argument("--origin", action="store_true", help="and where each value came from")
+    return top
+
+
+def _portal(_options: argparse.Namespace) -> int:
+    raise AssertionError("handled in main")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code: 0 done, 1 not done, 2 wrong use."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["portal"]:
+            from seclea.portal.cli import main as portal_main
+
+            return portal_main(given[1:])
+        options = parser().parse_args(given)
+        command: Command = options.command
+        return command(options)
+    except SecleaError as error:
+        print(f"seclea: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("seclea: interrupted; the background goes on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What users call: `SecleaAI`, `TrainingRun`, and ``seclea.init / log / finish``."""

@@ -1,0 +1,210 @@
+"""The content digest of a table, version 1. docs/digest.md says all that is needed to compute it elsewhere.
+
+Rule 1  What counts is what a reader of the table sees: names, order, types, values, a meaningful index. Not how Arrow,
+        pandas or Parquet happen to hold it: chunks, offsets, units of time, widths of text, codes of categories.
+Rule 2  Missing is missing: null, NaN (of any bits) and NaT are one. -0.0 is 0.0.
+Rule 3  Two levels: each column has a digest, the table's is over those. So it can be said which column differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from seclea.client.snapshot.canonical import canonical_columns, canonical_type, chunked, plain
+from seclea.errors import DatasetError
+
+_TABLE = b"seclea-table-v1\n"
+_COLUMN = b"seclea-column-v1\n"
+_PIECE_ROWS = 1 << 20  # hashed at a time, which bounds the memory of conversions
+
+
+class ColumnDigest(NamedTuple):
+    """One column: ``role`` is "column" or "index", ``type`` the canonical type, ``digest`` 64 hex digits."""
+
+    role: str
+    name: str
+    type: str
+    digest: str
+
+
+def content_digest(table: Any) -> str:
+    """The digest of a `pyarrow.Table`, 64 hex digits: the same in every process and on every machine.
+
+    Raises:
+        DatasetError: a column of a type that has no canonical form.
+    """
+    return digest_of(table.num_rows, column_digests(table))
+
+
+def digest_of(rows: int, columns: list[ColumnDigest]) -> str:
+    """The table's digest from those of its columns."""
+    whole = hashlib.sha256(_TABLE + _word(rows) + _word(len(columns)))
+    for column in columns:
+        whole.update(_text(column.role) + _text(column.name) + bytes.fromhex(column.digest))
+    return whole.hexdigest()
+
+
+def column_digests(table: Any) -> list[ColumnDigest]:
+    """The columns' digests in the order that the table's digest takes them in: columns, then the index."""
+    import pyarrow as pa
+
+    found = []
+    for role, name, values, field in canonical_columns(table):
+        column: Any = pa.chunked_array([values]) if isinstance(values, pa.Array) else values
+        state = hashlib.sha256(_COLUMN)
+        try:
+            kind = canonical_type(field)
+            state.update(_text(kind))
+            _update(state, column)
+        except (pa.ArrowException, NotImplementedError) as error:
+            raise _unsupported(name, field.type) from error
+        found.append(ColumnDigest(role, name, kind, state.hexdigest()))
+    return found
+
+
+def _unsupported(name: str, kind: Any) -> DatasetError:
+    return DatasetError(
+        f"Column {name!r} has the type {kind}, which cannot be recorded.",
+        "Convert it to numbers, text, dates or categories first.",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Values: rows, how many are missing, which are there (only if some are missing), then the values as the type says.
+
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+
+def _update(state: Any, column: Any) -> None:
+    column = plain(column)
+    pieces = [(piece, _present(piece)) for piece in _pieces(column)]
+    missing = sum(len(piece) - int(present.sum()) for piece, present in pieces)
+    state.update(_word(len(column)) + _word(missing))
+    if missing:
+        for _, present in pieces:
+            state.update(present.view("u1"))
+    kind = str(column.type)
+    if kind.startswith("large_"):  # string, binary, list: all lengths, then all contents
+        for piece, present in pieces:
+            state.update(_little(_lengths(piece, present), "u8"))
+    if kind.startswith("large_list<"):
+        _update(state, chunked([piece.flatten() for piece, _ in pieces], column.type.value_type))
+    elif kind.startswith("struct<"):
+        parts = [piece.flatten() for piece, _ in pieces]  # a child is missing where its parent is
+        for number in range(column.type.num_fields):
+            _update(state, chunked([part[number] for part in parts], column.type.field(number).type))
+    elif kind.startswith("large_"):
+        for piece, present in pieces:
+            state.update(_contents(piece, present))
+    elif kind != "null":
+        for piece, present in pieces:
+            state.update(_numbers(piece, present))
+
+
+def _pieces(column: Any) -> Iterator[Any]:
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), _PIECE_ROWS):
+            yield chunk.slice(start, _PIECE_ROWS)
+
+
+def _valid(piece: Any) -> Any:
+    import numpy as np
+
+    return piece.is_valid().to_numpy(zero_copy_only=False) if piece.null_count else np.ones(len(piece), bool)
+
+
+def _present(piece: Any) -> Any:
+    """(rows) bool: neither null nor NaN."""
+    import numpy as np
+
+    present = _valid(piece)
+    return present & ~np.isnan(_raw(piece)) if str(piece.type) in _FLOATS else present
+
+
+_FLOATS = {"halffloat": "f2", "float": "f4", "double": "f8"}
+
+
+def _raw(piece: Any) -> Any:
+    """The values of fixed width as they lie in memory; what stands in missing places is undefined. No copy."""
+    import numpy as np
+
+    kind = piece.type
+    if kind.bit_width % 8:
+        raise NotImplementedError(str(kind))
+    if str(kind) in _FLOATS:
+        dtype = np.dtype(_FLOATS[str(kind)])
+    elif str(kind).startswith(("int", "uint")):
+        dtype = np.dtype(str(kind))
+    elif str(kind).startswith(("date32", "time64", "timestamp", "duration")):
+        dtype = np.dtype(f"i{kind.bit_width // 8}")
+    else:
+        dtype = np.dtype(f"V{kind.bit_width // 8}")
+    buffer = piece.buffers()[1]
+    if buffer is None or not buffer.size:
+        return np.zeros(len(piece), dtype)
+    return np.frombuffer(buffer, dtype, len(piece), piece.offset * dtype.itemsize)
+
+
+def _numbers(piece: Any, present: Any) -> Any:
+    """Values of fixed width in little endian, zero where missing."""
+    import numpy as np
+
+    values, kind = _raw(piece), piece.type
+    if str(kind) in _FLOATS:
+        values = values.view(f"u{values.itemsize}")  # as bits: arithmetic could flush denormals
+        values = np.where(values == 1 << (8 * values.itemsize - 1), 0, values).astype(values.dtype)
+    if str(kind).startswith(("timestamp", "duration")):
+        parts = np.zeros(len(values), np.dtype([("seconds", "<i8"), ("nanoseconds", "<u4")]))
+        per_second = 10**9 // _NANOSECONDS[kind.unit]
+        parts["seconds"], rest = np.divmod(values, per_second)
+        parts["nanoseconds"] = rest * _NANOSECONDS[kind.unit]
+        values = parts
+    if not present.all():
+        values = values.copy()
+        values[~present] = np.zeros((), values.dtype)
+    return _little(values, values.dtype)
+
+
+def _little(values: Any, dtype: Any) -> Any:
+    import numpy as np
+
+    little: Any = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+    return memoryview(little.view("u1"))
+
+
+def _offsets(piece: Any) -> Any:
+    import numpy as np
+
+    buffer = piece.buffers()[1]
+    if not len(piece) or buffer is None:
+        return np.zeros(len(piece) + 1, "i8")
+    return np.frombuffer(buffer, "i8", len(piece) + 1, piece.offset * 8)
+
+
+def _lengths(piece: Any, present: Any) -> Any:
+    import numpy as np
+
+    return np.diff(_offsets(piece)) * present
+
+
+def _contents(piece: Any, present: Any) -> Any:
+    """The bytes of all texts of one piece, one after the other."""
+    import pyarrow.compute as pc
+
+    offsets = _offsets(piece)
+    if offsets[-1] - offsets[0] != _lengths(piece, present).sum():  # Arrow allows bytes behind a null
+        piece = pc.fill_null(piece, "" if str(piece.type) == "large_string" else b"")
+        offsets = _offsets(piece)
+    buffer = piece.buffers()[2]
+    return memoryview(buffer)[int(offsets[0]) : int(offsets[-1])] if buffer is not None else b""
+
+
+def _word(number: int) -> bytes:
+    return number.to_bytes(8, "little")
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode("utf-8")
+    return _word(len(encoded)) + encoded

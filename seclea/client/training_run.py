@@ -1,0 +1,200 @@
+"""A training run as the user holds it: `log`, `log_model_state`, `finish`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from seclea.client.validation import check_metrics, check_params, check_step
+from seclea.director import Progress, Speaker, forget_after_fork, pipeline_of, progress
+from seclea.entities import ModelState, RunStatus
+from seclea.errors import RunFinishedError, UsageError
+from seclea.frames import MAX_FRAME_BYTES, FinishFrame, FrameType
+from seclea.settings import Limits
+
+if TYPE_CHECKING:
+    from seclea.contract import Home
+
+_METRICS = int(FrameType.METRICS)
+_packb = msgpack.packb
+_time_ns = time.time_ns
+
+
+class TrainingRun:
+    """One training run, which any process of the job may log to. Made by `SecleaAI.start_training_run`.
+
+    May be handed to threads, to forked children and (by pickle) to spawned ones: all speak for the same run, each in a
+    stream of its own, with its rank (environment ``RANK``) on each record. Only the process that started it ends it.
+    """
+
+    def __init__(self, home: Home, speaker: Speaker, uuid: str, name: str) -> None:
+        self._home = home
+        self._speaker = speaker
+        self._owner = os.getpid()
+        self.uuid = uuid
+        self.name = name
+        self._step = -1
+        self._ended: str | None = None
+        self._terminated = False
+        self._bind()
+        forget_after_fork(self)
+
+    def _bind(self) -> None:
+        pipeline = pipeline_of(self._home, self._limits)
+        self._pipeline = pipeline
+        self._index = pipeline.stream(self._speaker, self.uuid, _rank())
+        self._put: Any = pipeline.put
+
+    @property
+    def _limits(self) -> Limits:
+        return self._speaker.settings.limits
+
+    def after_fork_in_child(self) -> None:
+        """The ring was the parent's: bind to this process's own at the first call."""
+        self._put = None
+
+    def __repr__(self) -> str:
+        return f"TrainingRun({self.name or self.uuid!r}, {self._ended or 'running'})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        speaker = self._speaker
+        return (_rebuild, (os.fspath(self._home.path), speaker, self.uuid, self.name, self._owner, self._ended))
+
+    # -- logging -------------------------------------------------------------------------------------------------
+
+    def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Record numbers at a step. Returns in microseconds; what it returned for survives the death of any process.
+
+        Args:
+            metrics: name → number: int, float, bool, or a scalar of numpy or torch. NaN and infinities are kept.
+            step: any 64-bit whole number, in any order; by default one more than the last.
+        Raises:
+            MetricError: a value is no number, or a name no text; nothing was recorded.
+            RunFinishedError: after `finish` or `terminate`.
+            LoggingPaused: a limit is reached and ``when_full = "raise"``.
+        """
+        if self._ended is not None:
+            raise self._ended_error()
+        if self._put is None:
+            self._bind()
+        if type(metrics) is not dict:
+            metrics = check_metrics(metrics)
+        for key, value in metrics.items():
+            if type(value) is not float or type(key) is not str:
+                metrics = check_metrics(metrics)
+                break
+        if step is None:
+            step = self._step + 1
+        elif type(step) is not int or not -(1 << 63) <= step < 1 << 63:
+            step = check_step(step)
+        self._step = step
+        if not metrics:
+            return
+        try:
+            payload = _packb((self._index, step, _time_ns(), metrics))
+        except UnicodeEncodeError:
+            payload = _packb((self._index, step, _time_ns(), check_metrics(metrics)))  # names the key
+        if len(payload) > MAX_FRAME_BYTES:
+            self._pipeline.put_large(FrameType.METRICS, payload, self._index)
+        else:
+            self._put(_METRICS, payload, self._index)
+
+    def log_model_state(
+        self,
+        model: Any,
+        step: int | None = None,
+        *,
+        final: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> ModelState:
+        """Record a model's weights as they are now; what changes after the call is not in the record.
+
+        Args:
+            model: a PyTorch ``Module`` or ``state_dict``, or a fitted scikit-learn estimator.
+            step: of the run, for people and curves.
+            final: the state that the run ends with.
+        Returns:
+            What was recorded: its uuid, size in bytes and sha256.
+        Raises:
+            UnknownModelError: a model that seclea cannot store.
+            RunFinishedError: after `finish` or `terminate`.
+        """
+        from seclea.client.snapshot.models import snapshot_model
+
+        if self._ended is not None:
+            raise self._ended_error()
+        if self._put is None:
+            self._bind()
+        extra = check_params(metadata or {}, "metadata")
+        step = None if step is None else check_step(step)
+        taken = snapshot_model(model, self._home.incoming)
+        state = ModelState(
+            name=taken.model_name,
+            training_run=self.uuid,
+            step=step,
+            final_state=final,
+            format=taken.format,
+            framework=taken.framework,
+            metadata={**taken.metadata, **extra},
+            created_ns=time.time_ns(),
+            size=taken.size,
+            sha256=taken.sha256,
+        )
+        self._pipeline.store_entity(self._speaker, state, run=self.uuid, payload=taken.path)
+        return state
+
+    def finish(self, status: str = RunStatus.FINISHED, *, timeout: float | None = None) -> Progress:
+        """End the run. Idempotent; in a process that did not start the run only this process's part of it ends.
+
+        Args:
+            status: "finished", "failed" or "preempted".
+            timeout: seconds to wait until everything is delivered; None does not wait.
+        Returns:
+            What is done and what is left.
+        """
+        if status not in (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.PREEMPTED):
+            raise UsageError(f"A run cannot end as {status!r}.", 'Use "finished", "failed" or "preempted".')
+        if self._ended is None:
+            if self._put is None:
+                self._bind()
+            if os.getpid() == self._owner:
+                self._put(int(FrameType.FINISH), FinishFrame(self._index, status, _time_ns()).pack(), self._index)
+            self._ended = str(status)
+        if timeout is None:
+            return progress(self._home, self._speaker.destination)
+        from seclea.client.waiting import complete
+
+        return complete(self._home, self._speaker.destination, timeout)
+
+    def _terminate(self) -> None:
+        self._ended = self._ended or "terminated"
+        self._terminated = True
+
+    def _ended_error(self) -> RunFinishedError:
+        what = "its client was terminated" if self._terminated else f"it is {self._ended}"
+        return RunFinishedError(
+            f"Nothing can be logged to the run {self.name or self.uuid!r}: {what}.",
+            "Log before finish(), or start another run.",
+        )
+
+
+def _rebuild(home: str, speaker: Speaker, uuid: str, name: str, owner: int, ended: str | None) -> TrainingRun:
+    from seclea.contract import Home
+
+    run = TrainingRun(Home(home), speaker, uuid, name)
+    run._owner = owner
+    run._ended = ended
+    return run
+
+
+def _rank() -> int:
+    """The process's rank as launchers (torchrun, mpirun with a wrapper, Slurm) say it; 0 without."""
+    for name in ("RANK", "SLURM_PROCID"):
+        value = os.environ.get(name, "")
+        if value.isdigit():
+            return int(value)
+    return 0

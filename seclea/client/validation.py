@@ -1,0 +1,191 @@
+"""Checks of what users pass, at the call: names, metrics, steps, parameters. numpy and torch are never imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from seclea.entities import from_json_value, to_json_value
+from seclea.errors import MetricError, TooLargeError, UsageError
+
+# Lengths that portals accept (characters).
+DATASET_NAME = 256
+PROJECT_NAME = 250
+MODEL_NAME = 100
+FRAMEWORK_NAME = 100
+
+MAX_PARAMS_BYTES = 1 << 20  # as JSON
+MAX_KEY = 1024  # characters of a metric's name
+
+
+def check_name(what: str, name: Any, limit: int) -> str:
+    """The name of a thing (``what``: "dataset", "project", …), as it is.
+
+    Raises:
+        UsageError: no text, blank, longer than ``limit`` characters, or with a character that cannot be stored.
+    """
+    if not isinstance(name, str):
+        raise UsageError(f"The {what} name must be text, not {type(name).__name__}.")
+    if not name.strip():
+        raise UsageError(f"The {what} name is empty.")
+    if len(name) > limit:
+        raise UsageError(f"The {what} name has {len(name)} characters; at most {limit} are possible.", "Shorten it.")
+    if "\0" in name or not _is_unicode(name):
+        raise UsageError(f"The {what} name {name!r} has a character that cannot be stored.", "Remove it.")
+    return str(name)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def check_metrics(metrics: Any) -> dict[str, float]:
+    """What `log` was called with, as a dict of its own.
+
+    Raises:
+        MetricError: no dict, empty, a key that is no text, or a value that is no number; the key is named.
+    """
+    if not isinstance(metrics, Mapping):
+        raise MetricError(
+            f"Metrics must be a dict of names and numbers, not {type(metrics).__name__}.", 'For instance {"loss": 0.3}.'
+        )
+    if not metrics:
+        raise MetricError("There is no metric in the dict.", 'For instance {"loss": 0.3}.')
+    found = {}
+    for key, value in metrics.items():
+        if type(key) is not str or not key or len(key) > MAX_KEY or not (key.isascii() or _is_unicode(key)):
+            key = _metric_key(key)
+        found[key] = value if type(value) is float else metric_value(key, value)
+    return found
+
+
+def _metric_key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise MetricError(f"A metric's name must be text, not {key!r} ({type(key).__name__}).", f"Use {str(key)!r}.")
+    if not key or len(key) > MAX_KEY or not _is_unicode(key):
+        raise MetricError(f"{key[:40]!r} cannot be the name of a metric.", f"Use text of 1 to {MAX_KEY} characters.")
+    return str.__str__(key)  # a subclass: an enum of texts, numpy.str_
+
+
+def metric_value(key: str, value: Any) -> float:
+    """A metric's value as a float. NaN and infinities are values too.
+
+    Args:
+        value: int, float or bool; a scalar, or an array or tensor of one element, of any library.
+    Raises:
+        MetricError: anything else; the message names key and type and says what to do.
+    """
+    if isinstance(value, int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            raise MetricError(f"Metric {key!r} is too large for a 64-bit float.", "Log its logarithm.") from None
+    if not isinstance(value, str | bytes | bytearray | Mapping | list | tuple | set | type | None):
+        plain = _scalar(value)
+        if plain is not None:
+            return plain
+    raise MetricError(f"Metric {key!r} is {_described(value)}, not a number.", _way_out(value))
+
+
+def _scalar(value: Any) -> float | None:
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M", "c"):  # times have an item() that is an int
+        return None
+    try:
+        item = getattr(value, "item", None)
+        if callable(item):
+            plain = item()
+            return float(plain) if isinstance(plain, int | float) else None
+        return float(value)  # Decimal, Fraction, and what else knows how
+    except Exception:  # each library raises its own for an array of many
+        return None
+
+
+def _described(value: Any) -> str:
+    if value is None:
+        return "None"
+    shape = getattr(value, "shape", None)
+    suffix = f" of shape {tuple(shape)}" if isinstance(shape, tuple) and shape else ""
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"a {name}{suffix}"
+
+
+def _way_out(value: Any) -> str:
+    if value is None:
+        return 'Leave it out, or log float("nan").'
+    if isinstance(value, Mapping):
+        return 'Log its items under names of their own, such as "loss/train".'
+    if isinstance(value, str | bytes | bytearray):
+        return "Convert it with float(...), or record texts as params of the run."
+    if isinstance(value, complex) or getattr(getattr(value, "dtype", None), "kind", "") == "c":
+        return "Log its real and imaginary parts, or abs(value)."
+    if hasattr(value, "mean") or isinstance(value, list | tuple | set):
+        return "Reduce it to one number, for instance its mean."
+    return "Convert it with float(...)."
+
+
+def check_step(step: Any) -> int:
+    """A step: a whole number that fits 64 bits.
+
+    Raises:
+        MetricError: anything else.
+    """
+    try:
+        if isinstance(step, bool):
+            raise TypeError
+        number = operator.index(step)
+    except Exception:
+        hint = f"Use int(step): {int(step)}." if isinstance(step, float) and step == step // 1 else ""
+        raise MetricError(f"step must be a whole number, not {step!r} ({type(step).__name__}).", hint) from None
+    if not -(2**63) <= number < 2**63:
+        raise MetricError(f"step {number} does not fit 64 bits.")
+    return number
+
+
+def check_params(params: Any, what: str = "params") -> dict[str, Any]:
+    """Parameters (or other metadata) as they are now: a copy of its own, of values that have a JSON form.
+
+    It is not tagged yet: `Entity.to_json` does that, once.
+
+    Args:
+        params: a mapping with names as keys, an `argparse.Namespace`, a dataclass instance, or None for nothing.
+    Raises:
+        UsageError: another type, a key that is no text, nested too deep.
+        TooLargeError: more than 1 MiB as JSON.
+    """
+    if any(cls.__module__ == "argparse" for cls in type(params).__mro__):  # importing it costs 10 ms
+        params = vars(params)
+    elif dataclasses.is_dataclass(params) and not isinstance(params, type):
+        params = {item.name: getattr(params, item.name) for item in dataclasses.fields(params)}
+    if params is None:
+        return {}
+    if not isinstance(params, Mapping):
+        raise UsageError(f"{what} must be a dict, not {type(params).__name__}.")
+    for key, value in params.items():
+        if not isinstance(key, str):
+            raise UsageError(f"{what} has the key {key!r}, which is no text.", f"Use {str(key)!r}.")
+        if _raw_bytes(value) > MAX_PARAMS_BYTES:  # before it is made into a list of Python numbers
+            raise _too_large(what, f"{key!r} alone has {_raw_bytes(value)} bytes")
+    form = to_json_value({str.__str__(key): value for key, value in params.items()})
+    size = len(json.dumps(form, ensure_ascii=False).encode("utf-8"))
+    if size > MAX_PARAMS_BYTES:
+        raise _too_large(what, f"they are {size} bytes as JSON")
+    found: dict[str, Any] = from_json_value(form)
+    return found
+
+
+def _raw_bytes(value: Any) -> int:
+    size = getattr(value, "nbytes", 0)
+    return size if isinstance(size, int) else 0
+
+
+def _too_large(what: str, why: str) -> TooLargeError:
+    hint = "Record tables with upload_dataset and weights with log_model_state."
+    return TooLargeError(f"{what} may take {MAX_PARAMS_BYTES} bytes; {why}.", hint)
