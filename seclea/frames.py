@@ -1,0 +1,174 @@
+"""What a client says to the writer through its ring: the payload of each type of frame, in msgpack.
+
+Rule 1  A ring is private to one client process; `Stream` frames number the streams that it speaks for (``index``), all
+        other frames name that number.
+Rule 2  A frame says only what the client knows. Sequence numbers in a stream, run names, numbers of states and the
+        chain are the writer's, given in ring order, so they come out the same when a ring is read again.
+Rule 3  A payload that is large stands in a file of the spool's ``incoming`` directory; the frame carries its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import msgpack
+
+MAX_FRAME_BYTES = 64 * 1024  # larger values travel as files of their own
+MAX_STREAMS = 65_536  # per ring
+
+
+class FrameType(IntEnum):
+    """The type byte of a frame in a ring. 0 is the ring's own skip marker."""
+
+    STREAM = 1
+    ENTITY = 2
+    METRICS = 3
+    FINISH = 4
+    TOMBSTONE = 5
+    LARGE = 6  # another frame, whose body stands in a file
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFrame:
+    """From here on ``index`` means this stream: what one process says about one session or one run.
+
+    Attributes:
+        uuid: the stream's id, 16 bytes.
+        destination: [platform_url, auth_url, organization].
+        project: name of the project.
+        run: uuid of the training run, None for the session's own stream.
+        rank: of this process in the run.
+        limits: of this client, JSON-ready (`settings.Limits`); None keeps what the writer has.
+        ca_bundle: path of a PEM file for the portal's certificate.
+    """
+
+    index: int
+    uuid: bytes
+    destination: tuple[str, str, str]
+    project: str
+    run: str | None = None
+    rank: int = 0
+    limits: Mapping[str, Any] | None = None
+    ca_bundle: str | None = None
+
+    def pack(self) -> bytes:
+        """The frame's payload."""
+        fields = (self.index, self.uuid, self.destination, self.project, self.run, self.rank)
+        return _pack((*fields, dict(self.limits) if self.limits else None, self.ca_bundle))
+
+
+@dataclass(frozen=True, slots=True)
+class EntityFrame:
+    """An entity (its JSON form) and, for those with a payload, the name of its file in ``incoming``."""
+
+    index: int
+    kind: str
+    entity: dict[str, Any]
+    payload: str | None = None
+
+    def pack(self) -> bytes:
+        """The frame's payload."""
+        return _pack((self.index, self.kind, self.entity, self.payload))
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsFrame:
+    """One log call."""
+
+    index: int
+    step: int
+    time_ns: int
+    metrics: dict[str, float]
+
+    def pack(self) -> bytes:
+        """The frame's payload."""
+        return _pack((self.index, self.step, self.time_ns, self.metrics))
+
+
+@dataclass(frozen=True, slots=True)
+class FinishFrame:
+    """The run of this stream ended: finished, failed or preempted."""
+
+    index: int
+    status: str
+    time_ns: int
+
+    def pack(self) -> bytes:
+        """The frame's payload."""
+        return _pack((self.index, self.status, self.time_ns))
+
+
+@dataclass(frozen=True, slots=True)
+class TombstoneFrame:
+    """``count`` things of ``kind`` were left out here, and why."""
+
+    index: int
+    kind: str
+    count: int
+    reason: str
+    detail: str = ""
+
+    def pack(self) -> bytes:
+        """The frame's payload."""
+        return _pack((self.index, self.kind, self.count, self.reason, self.detail))
+
+
+Frame = StreamFrame | EntityFrame | MetricsFrame | FinishFrame | TombstoneFrame
+
+
+def pack_large(frame_type: FrameType, name: str) -> bytes:
+    """A frame whose body stands in the file ``name`` of ``incoming``."""
+    return _pack((int(frame_type), name))
+
+
+def unpack_large(payload: bytes) -> tuple[FrameType, str]:
+    """Read what `pack_large` wrote.
+
+    Raises:
+        ValueError: malformed.
+    """
+    frame_type, name = _unpack(payload, 2)
+    if not isinstance(name, str) or not name.isalnum():
+        raise ValueError("a large frame without a file name")
+    return FrameType(frame_type), name
+
+
+def unpack(frame_type: int, payload: bytes) -> Frame:
+    """The frame that a client packed.
+
+    Raises:
+        ValueError: the payload is not what the type says.
+    """
+    if frame_type == FrameType.METRICS:
+        index, step, time_ns, metrics = _unpack(payload, 4)
+        return MetricsFrame(index, step, time_ns, metrics)
+    if frame_type == FrameType.STREAM:
+        index, uuid, destination, project, run, rank, limits, ca_bundle = _unpack(payload, 8)
+        return StreamFrame(index, uuid, tuple(destination), project, run, rank, limits, ca_bundle)
+    if frame_type == FrameType.ENTITY:
+        index, kind, entity, name = _unpack(payload, 4)
+        return EntityFrame(index, kind, entity, name)
+    if frame_type == FrameType.FINISH:
+        index, status, time_ns = _unpack(payload, 3)
+        return FinishFrame(index, status, time_ns)
+    if frame_type == FrameType.TOMBSTONE:
+        index, kind, count, reason, detail = _unpack(payload, 5)
+        return TombstoneFrame(index, kind, count, reason, detail)
+    raise ValueError(f"unknown frame type {frame_type}")
+
+
+def _pack(value: tuple[Any, ...]) -> bytes:
+    return bytes(msgpack.packb(value))
+
+
+def _unpack(payload: bytes, length: int) -> list[Any]:
+    try:
+        value = msgpack.unpackb(payload, raw=False)
+    except Exception as error:  # msgpack raises half a dozen types for bad input
+        raise ValueError(f"no msgpack: {error}") from None
+    if not isinstance(value, list) or len(value) != length or type(value[0]) is not int:
+        raise ValueError("a frame of another shape")
+    return value

@@ -1,0 +1,1 @@
+"""Outliving the parent: starting detached processes, finding them again, knowing who lives."""

@@ -1,0 +1,81 @@
+"""Find the home's writer, or start it without waiting for it.
+
+Rule 1  Whoever finds nobody listening takes the start lock, looks again, and starts one writer. The locked descriptor is
+        handed to the new process, which lets go of it when it listens: so the lock says "one is on its way", the
+        starter need not wait, and a starter that is killed leaves nothing locked.
+Rule 2  A newcomer's ring exists before it asks. A writer that leaves takes the start lock, unbinds, and looks at the rings
+        once more; so between the two nobody is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import threading
+from typing import NamedTuple
+
+from seclea.contract import Home
+from seclea.errors import PipelineError
+from seclea.processes.rendezvous import prepare, ring_bell
+from seclea.processes.spawn import spawn_detached
+
+
+class Started(NamedTuple):
+    """What `ensure_writer` did: ``found`` a listening writer, and the pid of one that it ``started`` (0: none)."""
+
+    found: bool
+    started: int = 0
+
+
+def take_start_lock(home: Home) -> int | None:
+    """The start lock as a locked descriptor, or None when somebody holds it. Give back by `os.close`.
+
+    A flock on a descriptor of our own, the same kernel lock that filelock takes: filelock cannot hand one over.
+    """
+    descriptor = os.open(home.start_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def ensure_writer(home: Home) -> Started:
+    """See that a writer is there or on its way; waits for neither.
+
+    Raises:
+        PipelineError: the process cannot be started.
+    """
+    if ring_bell(home):
+        return Started(found=True)
+    prepare(home)
+    lock = take_start_lock(home)
+    if lock is None:
+        return Started(found=False)  # on its way
+    try:
+        if ring_bell(home):
+            return Started(found=True)
+        child = spawn_detached(
+            "seclea.writer",
+            ["--home", os.fspath(home.path), "--start-lock", str(lock)],
+            home.logs / "writer.log",
+            pass_fds=(lock,),
+        )
+    except OSError as error:
+        raise PipelineError(
+            f"The background writer of {home.path} cannot be started: {error}.", "What was logged waits in the home."
+        ) from error
+    finally:
+        os.close(lock)
+    _reap(child)
+    return Started(found=False, started=child.pid)
+
+
+def _reap(child: subprocess.Popen[bytes]) -> None:
+    # A writer that ends before its starter would stay a zombie; this thread waits for it and never holds up an exit.
+    threading.Thread(target=child.wait, name="seclea-reaper", daemon=True).start()

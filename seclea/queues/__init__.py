@@ -1,0 +1,1 @@
+"""Shared memory: segments, single-producer rings, waiting without bells, and a queue built from them."""

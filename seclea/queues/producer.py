@@ -1,0 +1,321 @@
+"""The writing end of a ring. The rules are in `layout`."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+from seclea.errors import QueueClosed, TooLargeError, UsageError
+from seclea.queues import segment
+from seclea.queues.layout import (
+    BEAT,
+    CLOSED,
+    CRC32,
+    DROPPED,
+    FRAME,
+    FRAME_BYTES,
+    HEAD,
+    HEAD_SEQUENCE,
+    HEADER_BYTES,
+    IDENTITY,
+    LARGEST_CAPACITY,
+    LARGEST_PAYLOAD,
+    MAGIC,
+    PAGE,
+    PAUSED,
+    SLEEP,
+    STATE,
+    SUFFIX,
+    TAIL,
+    TAIL_SEQUENCE,
+    U32,
+    VERSION,
+)
+
+PARKED = -1  # what `Producer.put` returns to a signal handler that interrupted a put
+
+_Put = Callable[[int, bytes], int]
+
+
+class Producer:
+    """The writing end. Threads of one process share it; another process needs a ring of its own."""
+
+    put: _Put
+    """``put(type, payload) -> sequence``: hand over one frame, or return 0 when there is no room. Never waits.
+
+    Once it returned a sequence, the frame survives the death of this process. Thread-safe. Called by a signal handler
+    that interrupted a put of the same thread it returns `PARKED`: the frame is written when that put is done.
+
+    Args:
+        type: 1 to 255, for the caller's use.
+        payload: at most ``largest_payload_bytes``.
+    Raises:
+        TooLargeError: the payload can never fit.
+        QueueClosed: the ring was closed, or belongs to the process that forked this one.
+    """
+
+    def __init__(self, path: Path, ring_id: bytes, descriptor: int, memory: mmap.mmap) -> None:
+        self.path = path
+        self.ring_id = ring_id
+        self.capacity_bytes = len(memory) - HEADER_BYTES
+        self.largest_payload_bytes = min(LARGEST_PAYLOAD, self.capacity_bytes // 4)
+        self._descriptor = descriptor
+        self._memory = memory
+        self._words = memoryview(memory).cast("Q")
+        self._parked: deque[tuple[int, bytes]] = deque()
+        # Re-entrant, because only that kind knows for sure whether a signal handler interrupted its own thread.
+        self._lock = threading.RLock()
+        self.put, self._abandon = _make_put(
+            memory, self._words, self.capacity_bytes, self.largest_payload_bytes, self._parked, self._lock
+        )
+        _producers.add(self)
+
+    @classmethod
+    def create(cls, directory: Path, *, capacity_bytes: int = 4 << 20, ring_id: bytes | None = None) -> Producer:
+        """Make the file of a new ring, ``<ring id in hex>.ring``, and hold its lock until `close`.
+
+        Args:
+            directory: made 0700 where it is missing.
+            capacity_bytes: of frames; rounded up to whole pages.
+            ring_id: 16 bytes, random by default.
+        Raises:
+            OSError: no room for it (ENOSPC and the like), or the directory is not ours.
+        """
+        ring_id = secrets.token_bytes(16) if ring_id is None else ring_id
+        if len(ring_id) != 16 or not 0 < capacity_bytes <= LARGEST_CAPACITY:
+            raise UsageError("A ring needs an id of 16 bytes and a capacity above 0.")
+        capacity_bytes = -(-capacity_bytes // PAGE) * PAGE
+        path = segment.private_directory(directory) / f"{ring_id.hex()}{SUFFIX}"
+        descriptor = segment.create_unfinished(path, HEADER_BYTES + capacity_bytes)
+        try:
+            memory = segment.map_shared(descriptor, HEADER_BYTES + capacity_bytes, populate=True)
+            pid = os.getpid()
+            start, boot = segment.process_start(pid), segment.boot_id()
+            IDENTITY.pack_into(memory, 0, MAGIC, VERSION, CRC32, capacity_bytes, ring_id, pid, start, boot)
+            segment.finish(path)
+        except BaseException:
+            segment.discard_unfinished(path)
+            os.close(descriptor)
+            raise
+        return cls(path, ring_id, descriptor, memory)
+
+    def _word(self, index: int) -> int:
+        try:
+            return self._words[index]
+        except ValueError:  # closed
+            return 0
+
+    @property
+    def consumer_sleeps(self) -> bool:
+        """Whether the consumer waits for a bell. Look only after `put` returned."""
+        return self._word(SLEEP) != 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether the consumer asks for a pause (a limit was reached)."""
+        return self._word(PAUSED) != 0
+
+    @property
+    def beat_ns(self) -> int:
+        """The consumer's last sign of life, ``time.monotonic_ns()``; 0 before the first."""
+        return self._word(BEAT)
+
+    @property
+    def sequence(self) -> int:
+        """Of the last frame handed over; 0 before the first."""
+        return self._word(HEAD_SEQUENCE)
+
+    @property
+    def committed(self) -> int:
+        """Sequence of the last frame that the consumer has made safe."""
+        return self._word(TAIL_SEQUENCE)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether everything handed over is safe with the consumer."""
+        return not self._parked and self._word(HEAD) == self._word(TAIL)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes between TAIL and HEAD, which the consumer has yet to make safe."""
+        return max(0, self._word(HEAD) - self._word(TAIL))
+
+    @property
+    def closed(self) -> bool:
+        return self._descriptor < 0
+
+    def add_dropped(self, count: int) -> None:
+        """Count frames that were given up, where the consumer can see it."""
+        with self._lock:
+            if not self.closed:
+                self._words[DROPPED] += count
+
+    def close(self, unlink: bool = False) -> None:
+        """Tell the consumer that nothing follows, and let go of the file. Never raises; more calls do nothing.
+
+        Args:
+            unlink: remove the file too; only where nobody else will read it.
+        """
+        with self._lock:
+            self.add_dropped(len(self._parked))
+            self.retire()
+            if unlink:
+                try:
+                    os.unlink(self.path)
+                except OSError:
+                    pass
+
+    def retire(self) -> list[tuple[int, bytes]]:
+        """Close, and return what signal handlers parked and found no room, as (type, payload) in order."""
+        with self._lock:
+            parked = list(self._parked)
+            self._parked.clear()
+            if self._descriptor >= 0:
+                self._words[STATE] = CLOSED
+                self._let_go()
+            return parked
+
+    def abandon_after_fork(self) -> None:
+        """In a forked child: forget the ring, which stays the parent's. Writes nothing, not even through old `put`."""
+        self._lock = threading.RLock()  # another thread of the parent may hold the old one for ever
+        if self.closed:
+            return
+        self._abandon()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        try:
+            self._words.release()
+            self._memory.close()
+        except BufferError:  # someone else looks at the memory; then it goes with them
+            pass
+        os.close(descriptor)  # drops the lock; in a forked child the parent's stays, record locks belong to a process
+
+
+def _make_put(
+    memory: mmap.mmap,
+    words: memoryview,
+    capacity: int,
+    largest: int,
+    parked: deque[tuple[int, bytes]],
+    lock: threading.RLock,
+) -> tuple[_Put, Callable[[], None]]:
+    """`Producer.put` and what disarms it after a fork, as closures: their variables cost half of what attributes do.
+
+    A signal handler may run, and raise, after any call. So each step leaves a state from which the next put goes on:
+    the frame is written first, and the assignments from ``offset`` to HEAD hold no call.
+    """
+    acquire, release = lock.acquire, lock.release
+    pack_into = FRAME.pack_into
+    head = offset = sequence = 0
+    limit = capacity  # TAIL + capacity when last looked at; HEAD may not pass it
+    busy = False
+
+    def write(type: int, payload: bytes) -> int:
+        nonlocal head, offset, sequence, limit
+        length = len(payload)
+        need = (length + 23) & -8
+        left = capacity - offset
+        skip = left if need > left else 0
+        end = head + skip + need
+        if end > limit:
+            tail = words[TAIL]
+            if head - tail < 0 or head - tail > capacity:  # a TAIL that cannot be: never write over what is unread
+                return 0
+            limit = tail + capacity
+            if end > limit:
+                return 0
+        number = sequence + 1
+        start = offset + HEADER_BYTES
+        if skip:
+            if skip >= FRAME_BYTES:
+                word = skip - FRAME_BYTES
+                pack_into(memory, start, word, (number + word) & U32, number)
+            start = HEADER_BYTES
+        word = type << 24 | length
+        pack_into(memory, start, word, crc32(payload, (number + word) & U32), number)
+        memory[start + 16 : start + 16 + length] = payload
+        offset = start - HEADER_BYTES + need
+        if offset == capacity:
+            offset = 0
+        sequence = number
+        head = end
+        words[HEAD] = end
+        words[HEAD_SEQUENCE] = number
+        return number
+
+    def write_parked() -> bool:
+        while parked:
+            before, frame = sequence, parked.popleft()
+            try:
+                write(*frame)
+            finally:
+                if sequence == before:
+                    parked.appendleft(frame)
+            if sequence == before:
+                return False
+        return True
+
+    def put(type: int, payload: bytes) -> int:
+        nonlocal busy
+        if len(payload) > largest:
+            raise TooLargeError(f"A frame of {len(payload)} bytes does not fit a ring that takes {largest} at most.")
+        if not 0 < type < 256:
+            raise UsageError(f"A frame's type is 1 to 255, not {type}.")
+        try:
+            acquire()
+            if busy:
+                parked.append((type, payload))
+                return PARKED
+            busy = True
+            try:
+                if parked and not write_parked():
+                    return 0
+                number = write(type, payload)
+                if parked:
+                    write_parked()
+                return number
+            finally:
+                busy = False
+        except ValueError:
+            if not words_are_released():
+                raise
+            raise QueueClosed("The ring is closed.", "A forked process makes a ring of its own.") from None
+        finally:
+            try:
+                release()
+            except RuntimeError:  # a signal handler raised while we waited for the lock
+                pass
+
+    def words_are_released() -> bool:
+        try:
+            words[HEAD]
+        except ValueError:
+            return True
+        return False
+
+    def abandon() -> None:
+        nonlocal acquire, release
+        fresh = threading.RLock()
+        acquire, release = fresh.acquire, fresh.release
+
+    return put, abandon
+
+
+_producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for producer in list(_producers):
+        producer.abandon_after_fork()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

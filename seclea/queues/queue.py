@@ -1,0 +1,414 @@
+"""A queue between processes, made of rings in one directory, with the interface of ``multiprocessing.Queue``.
+
+Rule 1: every producer process writes only its own ring, so a killed one blocks nobody. What was put stays.
+Rule 2: consumers take turns under a flock, which the kernel releases at death. An object is committed after it was
+decoded: a consumer that is killed has returned it, or leaves it to the next.
+Rule 3: a full ring is followed by a larger one; consumers finish the old one first. Only ``maxsize`` makes `put` wait.
+Rule 4: after a fork the child closes what it inherited and starts with a ring, locks and mappings of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from seclea.errors import QueueClosed, QueueEmpty, QueueFull, UsageError
+from seclea.queues import items, segment, temporary
+from seclea.queues.ring import Consumer, Producer
+from seclea.queues.ring_directory import PRODUCER_ID_BYTES, RingDirectory
+from seclea.queues.wait import wait_until
+
+log = logging.getLogger(__name__)
+
+_SETTINGS = "queue.json"
+_TURN_SECONDS = 0.005  # how long a call that may not wait still waits for another consumer's turn: one takes 10 µs
+_CLOSE_SECONDS = 1.0  # how long `close` waits for a thread in the middle of a get; then its mappings stay
+_MANY_BYTES = 16 << 20  # of objects that one `get_many` takes, so that large ones cannot fill the memory
+_LARGEST_RING_BYTES = 64 << 20  # rings double up to this
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
+
+
+class Queue:
+    """First in, first out per producer; any number of producing and consuming processes and threads.
+
+    It can be given to child processes (pickled), inherited by a fork, or attached to by its directory. Differences to
+    ``multiprocessing.Queue``: what cannot be packed raises at `put`; there is no feeder thread; what a process put
+    survives its death.
+
+    Args:
+        directory: where the queue lives; made where it is missing. By default a new one in shared memory, which this
+            object removes when it goes.
+        maxsize: objects that the queue holds at most; 0 for no limit but memory.
+        capacity_bytes: of a producer's first ring.
+        bell: called after a `put` while the consumer sleeps (`set_sleeping`). Not carried to other processes.
+        allow_pickle: False takes and gives plain data only (what msgpack knows), so reading it runs no code.
+    """
+
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        capacity_bytes: int = 1 << 20,
+        bell: Callable[[], object] | None = None,
+        allow_pickle: bool = True,
+    ) -> None:
+        if capacity_bytes <= 0:
+            raise UsageError("capacity_bytes must be above 0.")
+        path = temporary.make(capacity_bytes) if directory is None else segment.private_directory(Path(directory))
+        self._setup(path, max(0, maxsize), capacity_bytes, bell, allow_pickle, directory is None)
+        settings = {"maxsize": self._maxsize, "capacity_bytes": capacity_bytes, "allow_pickle": allow_pickle}
+        unfinished = path / f"{_SETTINGS}.{secrets.token_hex(4)}"
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump(settings, file)
+        os.replace(unfinished, path / _SETTINGS)
+
+    @classmethod
+    def attach(cls, directory: str | os.PathLike[str], bell: Callable[[], object] | None = None) -> Self:
+        """Join the queue in ``directory``, which some other process made.
+
+        Raises:
+            UsageError: there is no queue.
+        """
+        path = Path(directory)
+        try:
+            settings = json.loads((path / _SETTINGS).read_text())
+            maxsize, capacity_bytes = int(settings["maxsize"]), int(settings["capacity_bytes"])
+            allow_pickle = bool(settings["allow_pickle"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"There is no queue in {path}.") from error
+        queue = cls.__new__(cls)
+        queue._setup(segment.private_directory(path), maxsize, capacity_bytes, bell, allow_pickle, False)
+        return queue
+
+    def _setup(
+        self,
+        directory: Path,
+        maxsize: int,
+        capacity_bytes: int,
+        bell: Callable[[], object] | None,
+        allow_pickle: bool,
+        is_temporary: bool,
+    ) -> None:
+        self.directory = directory
+        self._maxsize = maxsize
+        self._capacity_bytes = capacity_bytes
+        self._bell = bell
+        self._allow_pickle = allow_pickle
+        self._is_temporary = is_temporary
+        self._closed = False
+        self.lost = 0  # objects that could not be read back, in this process
+        self._start_afresh()
+        if is_temporary:
+            self._leave = weakref.finalize(self, temporary.leave, directory)
+        _queues.add(self)
+
+    def _start_afresh(self) -> None:
+        """State of this process alone; a forked child takes new."""
+        self._producer: Producer | None = None
+        self._producer_id = secrets.token_bytes(PRODUCER_ID_BYTES)
+        self._ordinal = 0
+        self._side_files = items.SideFiles(self.directory, self._producer_id)
+        self._producing = threading.RLock()
+        self._bounding = threading.Lock()  # a flock does not hold between threads
+        self._local = threading.Lock()  # over the rings as seen from here
+        self._rings = RingDirectory(self.directory)
+        self._closings = [weakref.finalize(self, self._rings.close)]
+        self._is_settled = False  # whether this process has done what it must do once
+        self._turn = _Turn(self.directory / "get.lock")
+        self._room = _Turn(self.directory / "put.lock")
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (self.directory, self._maxsize, self._capacity_bytes, self._allow_pickle, self._is_temporary)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        directory, maxsize, capacity_bytes, allow_pickle, is_temporary = state
+        if is_temporary:
+            temporary.use(directory)
+        self._setup(directory, maxsize, capacity_bytes, None, allow_pickle, is_temporary)
+
+    # Putting
+
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Add an object. Once this returned, it survives the death of this process.
+
+        Raises:
+            QueueFull: ``maxsize`` objects are in it, or the memory is full, and it stayed so for ``timeout`` seconds.
+            QueueClosed: `close` was called in this process.
+            UsageError: not plain data, with ``allow_pickle=False``.
+        """
+        if self._closed:
+            raise QueueClosed("The queue is closed in this process.")
+        type, payload = items.pack(obj, self._allow_pickle)
+        if not self._maxsize:
+            done = self._write(type, payload) or (block and wait_until(lambda: self._write(type, payload), timeout))
+        else:
+            done = wait_until(lambda: self._write_if_room(type, payload), timeout if block else 0.0)
+        if not done:
+            raise QueueFull(f"The queue in {self.directory} is full.", "Get something first, or make room in memory.")
+
+    def put_nowait(self, obj: Any) -> None:
+        """`put` that raises `QueueFull` rather than waiting."""
+        self.put(obj, block=False)
+
+    def _write_if_room(self, type: int, payload: bytes) -> bool:
+        if self.qsize() >= self._maxsize:
+            return False
+        with self._bounding:
+            if not self._room.take(_TURN_SECONDS):
+                return False
+            try:
+                return self.qsize() < self._maxsize and self._write(type, payload)
+            finally:
+                self._room.leave()
+
+    def _write(self, type: int, payload: bytes) -> bool:
+        """Put one frame into this process's ring, or into the next one; False when the memory is full."""
+        producer, file = self._producer, None
+        try:
+            if producer is None:
+                producer = self._next_ring(None)
+            if len(payload) > items.INLINE_BYTES or len(payload) > producer.largest_payload_bytes:
+                type, payload, file = self._side_files.write(type, payload)
+            while True:
+                try:
+                    if producer.put(type, payload):
+                        break
+                except QueueClosed:  # another thread went on to the next ring, or closed the queue
+                    pass
+                producer = self._next_ring(producer)
+            file = None
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                return False
+            raise
+        finally:
+            if file is not None:
+                file.unlink(missing_ok=True)
+        if self._bell is not None and producer.consumer_sleeps:
+            self._bell()
+        return True
+
+    def _next_ring(self, full: Producer | None) -> Producer:
+        """The ring after ``full``, made by whichever thread comes first."""
+        with self._producing:
+            if self._closed:
+                raise QueueClosed("The queue is closed in this process.")
+            if self._producer is not full and self._producer is not None:
+                return self._producer
+            capacity_bytes = self._capacity_bytes
+            if full is not None:
+                capacity_bytes = max(full.capacity_bytes, min(2 * full.capacity_bytes, _LARGEST_RING_BYTES))
+            ordinal = self._ordinal = self._ordinal + 1
+            ring_id = self._producer_id + ordinal.to_bytes(8, "big")
+            fresh = Producer.create(self.directory, capacity_bytes=capacity_bytes, ring_id=ring_id)
+            if self._producer is not full:  # a signal handler was here meanwhile
+                fresh.close(unlink=True)
+                return self._producer or fresh
+            self._producer = fresh
+            self._closings[1:] = [weakref.finalize(self, fresh.close)]
+            for frame in full.retire() if full is not None else ():  # parked by signal handlers, before this put
+                fresh.put(*frame)
+            self._settle()
+        # A consumer that sleeps has not seen the new ring, so it could not say so in there.
+        if self._bell is not None:
+            self._bell()
+        return fresh
+
+    # Getting
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the next object.
+
+        Raises:
+            QueueEmpty: nothing came for ``timeout`` seconds.
+            QueueClosed: `close` was called in this process.
+            Exception: whatever unpickling the object raises; it is not in the queue any more.
+        """
+        taken = self.get_many(1, timeout if block else 0.0)
+        if not taken:
+            raise QueueEmpty(f"The queue in {self.directory} is empty.")
+        return taken[0]
+
+    def get_nowait(self) -> Any:
+        """`get` that raises `QueueEmpty` rather than waiting."""
+        return self.get(block=False)
+
+    def get_many(self, max_items: int = 1000, timeout: float | None = 0.0) -> list[Any]:
+        """Take up to ``max_items`` objects, as soon as there is at least one; an empty list when the time is over.
+
+        Args:
+            timeout: seconds; ``None`` waits for ever.
+        """
+        taken: list[Any] = []
+        wait_until(lambda: self._take(taken, max_items), timeout)
+        return taken
+
+    def _take(self, taken: list[Any], max_items: int) -> bool:
+        with self._looking() as rings:
+            while rings.has_items() or rings.wants_retiring():
+                if not self._turn.take(_TURN_SECONDS):
+                    break
+                try:
+                    self._take_in_turn(rings, taken, max_items)
+                    if taken or not rings.retire():
+                        break
+                finally:
+                    self._turn.leave()
+        return bool(taken)
+
+    def _take_in_turn(self, rings: RingDirectory, taken: list[Any], max_items: int) -> None:
+        read: list[Consumer] = []
+        files: list[Path] = []
+        size_bytes = 0
+        for ring in rings.readable():
+            already = ring.committed  # a consumer killed in the middle of a commit leaves these to be seen again
+            read.append(ring)
+            while len(taken) < max_items and size_bytes < _MANY_BYTES and (frames := ring.read(1)):
+                type, sequence, payload = frames[0]
+                if sequence <= already:
+                    continue
+                try:
+                    if type in (items.PACKED_FILE, items.PICKLED_FILE):
+                        type, payload, file = items.read_side_file(self.directory, type, payload)
+                        files.append(file)
+                    taken.append(items.unpack(type, payload, self._allow_pickle))
+                    size_bytes += len(payload)
+                except items.ItemLost as error:
+                    self.lost += 1
+                    log.error("%s", error)
+                except Exception:
+                    if not taken:
+                        _commit(read, files)
+                        raise
+                    ring.unread()  # it is the first of the next call, and goes with its error
+                    max_items = 0
+                    break
+        _commit(read, files)
+
+    # Looking and closing
+
+    def qsize(self) -> int:
+        """Objects in the queue; with others at work it may be wrong when it arrives."""
+        with self._looking() as rings:
+            return rings.count()
+
+    def empty(self) -> bool:
+        """Whether nothing is in the queue."""
+        with self._looking() as rings:
+            return not rings.has_items()
+
+    def full(self) -> bool:
+        """Whether ``maxsize`` objects are in the queue."""
+        return bool(self._maxsize) and self.qsize() >= self._maxsize
+
+    def set_sleeping(self, sleeping: bool) -> None:
+        """The (only) consumer asks for a bell after each `put`, or no longer. Look at `empty` once more after True."""
+        with self._looking() as rings:
+            rings.set_sleeping(sleeping)
+
+    def close(self) -> None:
+        """No more puts and gets in this process; what was put stays. Never waits for anyone."""
+        self._closed = True
+        with self._producing:
+            if self._producer is not None:
+                self._producer.close()
+        if self._local.acquire(timeout=_CLOSE_SECONDS):
+            try:
+                self._rings.close()
+                self._turn.close()
+                self._room.close()
+            finally:
+                self._local.release()
+
+    def join_thread(self) -> None:
+        """There is no thread: what `put` returned from is in the queue."""
+
+    def cancel_join_thread(self) -> None:
+        """There is no thread."""
+
+    @contextmanager
+    def _looking(self) -> Iterator[RingDirectory]:
+        """The rings as they are now, for one thread of this process at a time."""
+        with self._local:
+            if self._closed:
+                raise QueueClosed("The queue is closed in this process.")
+            self._settle()
+            try:
+                self._rings.scan()
+            except FileNotFoundError:
+                raise QueueClosed(f"The queue's directory {self.directory} was removed.") from None
+            yield self._rings
+
+    def _settle(self) -> None:
+        if not self._is_settled:
+            self._is_settled = True
+            if self._is_temporary:
+                temporary.call_at_exit(self._leave)
+
+    def _after_fork(self) -> None:
+        """In a forked child. The producer's ring has been abandoned by its own hook."""
+        for closing in self._closings:
+            closing.detach()
+        self._rings.abandon_after_fork()
+        self._turn.close()
+        self._room.close()
+        self._start_afresh()
+
+
+def _commit(rings: list[Consumer], files: list[Path]) -> None:
+    for ring in rings:
+        ring.commit()
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+class _Turn:
+    """A flock that processes take in turns; the kernel releases it at death. The file is never removed by it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def take(self, timeout_seconds: float) -> bool:
+        if self._descriptor < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self._path, flags, 0o600)
+        return self._try() or wait_until(self._try, timeout_seconds)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def leave(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the file. In a forked child this releases nothing that the parent holds."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for queue in list(_queues):
+        queue._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
