@@ -97,7 +97,7 @@ def _tcp_pools(connect_timeout_seconds: float) -> Mapping[str, type[HTTPConnecti
         def _new_conn(self) -> socket.socket:
             whole, self.timeout = self.timeout, connect_timeout_seconds
             try:
-                sock = super()._new_conn()
+                sock = HTTPConnection._new_conn(self)  # not super(): TlsConnection borrows this
             finally:
                 self.timeout = whole
             sock.settimeout(whole if isinstance(whole, int | float) else None)

@@ -12,27 +12,29 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
+from typing import Any
 
 
 class Portal:
-    def __init__(self, url, token):
+    def __init__(self, url: str, token: str) -> None:
         self.url, self.token = url, token
 
-    def read(self, path, **query):
+    def read(self, path: str, **query: Any) -> bytes:
         address = f"{self.url}{path}?{urllib.parse.urlencode(query)}"
         request = urllib.request.Request(address, headers={"Authorization": f"Bearer {self.token}"})  # noqa: S310 (a portal)
         try:
             with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 (a portal)
-                return reply.read()
+                return bytes(reply.read())
         except urllib.error.HTTPError as error:
             words = error.read(500).decode("utf-8", "replace")
             raise ValueError(f"{path} answers {error.code}: {words}") from None
 
-    def json(self, path, **query):
+    def json(self, path: str, **query: Any) -> Any:
         return json.loads(self.read(path, **query))
 
 
-def check_dataset(portal, organization, wanted):
+def check_dataset(portal: Portal, organization: str, wanted: dict[str, Any]) -> str:
     found = portal.json(f"/collection/datasets/{wanted['uuid']}", organization=organization)
     if found["hash"] != wanted["digest"]:
         return f"content digest {found['hash'][:16]}… instead of {wanted['digest'][:16]}…"
@@ -43,7 +45,7 @@ def check_dataset(portal, organization, wanted):
     return ""
 
 
-def check_curve(portal, organization, run, key, wanted):
+def check_curve(portal: Portal, organization: str, run: str, key: str, wanted: list[float]) -> str:
     found = portal.json(f"/collection/training-runs/{run}/metrics", organization=organization, key=key)
     for gap in found.get("gaps", []):
         return f"a hole in the stream: {json.dumps(gap)}"
@@ -57,7 +59,7 @@ def check_curve(portal, organization, run, key, wanted):
     return ""
 
 
-def tensor_digests(stored):
+def tensor_digests(stored: bytes) -> dict[str, str]:
     """sha256 of each tensor in a safetensors file. Source: the format's own description (header length, JSON, data)."""
     length = int.from_bytes(stored[:8], "little")
     header = json.loads(stored[8 : 8 + length])
@@ -66,7 +68,7 @@ def tensor_digests(stored):
     return {name: hashlib.sha256(data[start:end]).hexdigest() for name, (start, end) in spans.items()}
 
 
-def check_state(portal, organization, run, number, wanted):
+def check_state(portal: Portal, organization: str, run: str, number: int, wanted: dict[str, Any]) -> str:
     listed = portal.json("/collection/model-states", organization=organization, training_run=run, sequence_num=number)
     if [one["uuid"] for one in listed] != [wanted["uuid"]]:
         return f"state {number} is not there once"
@@ -79,7 +81,7 @@ def check_state(portal, organization, run, number, wanted):
     return ""
 
 
-def check_receipts(portal, organization, run):
+def check_receipts(portal: Portal, organization: str, run: str) -> str:
     """Every stream of the run has arrived up to the number that its end names."""
     heads = portal.json("/collection/receipts", organization=organization, training_run=run)
     if not heads:
@@ -89,15 +91,15 @@ def check_receipts(portal, organization, run):
     return ""
 
 
-def main():
+def main() -> int:
     url, notes = sys.argv[1:3]
     portal = Portal(url, sys.stdin.readline().strip())
     with open(notes, encoding="utf-8") as file:
         wanted = json.load(file)
     organization = portal.json("/organization/", name=wanted["organization"])[0]["uuid"]
-    rows = []
+    rows: list[tuple[str, str, str]] = []
 
-    def check(what, size, function, *arguments):
+    def check(what: str, size: str, function: Callable[..., str], *arguments: Any) -> None:
         try:
             trouble = function(portal, organization, *arguments)
         except (ValueError, KeyError, IndexError, OSError) as error:

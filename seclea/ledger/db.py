@@ -185,6 +185,11 @@ class _Reader:
         )
         return None if row is None else _to_record(row, self.chunks_of(record))
 
+    def position_of(self, record: int) -> int:
+        """Where a record stands in the order of sending."""
+        row = self._one("SELECT position FROM records WHERE id = ?", (record,))
+        return int(row["position"]) if row is not None else 0
+
     def held_streams(self, destination: int, lane: str) -> set[bytes]:
         """Streams of runs with a held record: nothing behind it may be sent. (In a session's, a tombstone stands there.)"""
         rows = self._all(

@@ -11,11 +11,14 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seclea.errors import MissingExtraError, SecleaError, UsageError
+
+if TYPE_CHECKING:
+    from seclea.portal.context import Portal
 
 FAILED, ALREADY_SERVED = 1, 3  # exit codes
 EXTRA = (
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             add.add_argument("--organization", metavar="ORG", default="", help="make the user its member")
             add.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     arguments = parser.parse_args(argv)
-    return _answer({None: _serve, "user": _add_user, "org": _add_organization}[arguments.noun], arguments)
+    return _answer({None: _serve_and_tell, "user": _add_user, "org": _add_organization}[arguments.noun], arguments)
 
 
 def _serving_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +106,18 @@ def require_extra() -> None:
             raise MissingExtraError(f"The portal needs {name}, which is not installed.", 'pip install "seclea[portal]"')
 
 
-def _serve(arguments: argparse.Namespace) -> None:
+def _serve_and_tell(arguments: argparse.Namespace) -> None:
+    """In somebody's terminal: say where it is and how to get in."""
+
+    def tell(portal: Portal) -> None:
+        print(f"The portal of {portal.config.data} is at {portal.url}")
+        print(f"This link lets a browser in once, within five minutes: {portal.browser_link()}")
+        print("Ctrl-C stops it.", flush=True)
+
+    _serve(arguments, tell)
+
+
+def _serve(arguments: argparse.Namespace, announce: Callable[[Portal], None] | None = None) -> None:
     require_extra()
     from seclea.portal.config import PortalConfig
     from seclea.portal.serve import serve
@@ -120,7 +134,8 @@ def _serve(arguments: argparse.Namespace) -> None:
             idle_timeout_seconds=arguments.idle_timeout,
             owner_lock=arguments.owner_lock,
             allowed_hosts=tuple(name.lower() for name in arguments.allowed_host),
-        )
+        ),
+        announce,
     )
 
 

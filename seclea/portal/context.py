@@ -40,6 +40,10 @@ class Portal:
         self.stay = not config.embedded
         self.owner: Caller = self.database.submit(ensure_owner).result()
 
+    def browser_link(self) -> str:
+        """A link that lets one browser in as the owner, once, within five minutes."""
+        return f"{self.url}/open?code={self.links.make()}"
+
     async def reload_owner(self) -> None:
         """Look again at the owner's organisations, after one was added."""
         self.owner = await self.database.write(ensure_owner)

@@ -19,9 +19,9 @@ from seclea.portal.blobs import BlobStore
 from seclea.portal.config import MEBIBYTE
 from seclea.portal.creates import Payload, lengths_of
 from seclea.portal.database import Database, now_ns
-from seclea.portal.replies import bad
+from seclea.portal.replies import Refusal, bad
 from seclea.portal.tables import chunks, content_chunks
-from seclea.portal.threads import in_thread
+from seclea.portal.threads import in_thread, stopping
 
 CUT_BYTES = 8 * MEBIBYTE  # a chunk of a file that came whole
 
@@ -71,6 +71,8 @@ def check_whole(blobs: BlobStore, payload: Payload) -> None:
     """
     whole = hashlib.sha256()
     for sha256, _ in payload.chunks:
+        if stopping.is_set():
+            raise Refusal(503, "The portal is being stopped.", headers={"Retry-After": "1"})
         whole.update(blobs.get(sha256))
     if whole.hexdigest() != payload.sha256:
         raise bad(f"The chunks make up {whole.hexdigest()}, not {payload.sha256}.", field="sha256")

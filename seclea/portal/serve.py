@@ -20,7 +20,7 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +34,7 @@ from seclea.portal.app import create_app
 from seclea.portal.config import PortalConfig
 from seclea.portal.context import Portal
 from seclea.portal.doors import App, Door
+from seclea.portal.threads import stopping
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class AlreadyServed(SecleaError):
     """Another portal serves this folder."""
 
 
-def serve(config: PortalConfig) -> None:
-    """Serve until told to stop.
+def serve(config: PortalConfig, announce: Callable[[Portal], None] | None = None) -> None:
+    """Serve until told to stop; ``announce`` is called once it accepts.
 
     Raises:
         AlreadyServed: another portal serves the folder.
@@ -70,7 +71,7 @@ def serve(config: PortalConfig) -> None:
             stack.callback(portal.close)
             host, port = port_socket.getsockname()[:2]
             portal.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            asyncio.run(_run(app, portal, owner_socket, port_socket, socket_path))
+            asyncio.run(_run(app, portal, owner_socket, port_socket, socket_path, announce))
 
 
 @contextlib.contextmanager
@@ -198,12 +199,18 @@ def _server(app: App, protocol: Any) -> _Server:
 
 
 async def _run(
-    app: Any, portal: Portal, owner_socket: socket.socket, port_socket: socket.socket, socket_path: Path
+    app: Any,
+    portal: Portal,
+    owner_socket: socket.socket,
+    port_socket: socket.socket,
+    socket_path: Path,
+    announce: Callable[[Portal], None] | None,
 ) -> None:
     servers = (_server(Door(app, portal, "unix"), OwnerProtocol), _server(Door(app, portal, "tcp"), AutoHTTPProtocol))
 
     def stop() -> None:
         _remove(portal.config.address_path)
+        stopping.set()
         for server in servers:
             server.should_exit = True
 
@@ -220,6 +227,8 @@ async def _run(
         await asyncio.sleep(0.002)
     write_address(portal, socket_path)
     logger.info("the portal of %s is at %s", portal.config.data, portal.url)
+    if announce is not None:
+        announce(portal)
     watch = asyncio.create_task(_leave_when_idle(portal))
     try:
         await asyncio.gather(*running)

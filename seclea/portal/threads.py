@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -10,6 +11,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+stopping = threading.Event()  # set when the process is to leave; work that takes long looks at it
 _threads = ThreadPoolExecutor(4, thread_name_prefix="portal-work")
 
 

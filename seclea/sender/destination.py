@@ -14,6 +14,7 @@ from typing import Any
 
 from seclea.api.api import Api
 from seclea.contract import Destination, Outcome
+from seclea.errors import UnknownOrganizationError
 from seclea.sender.breaker import BreakerState, Wait, after_attempt, before_attempt
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class DestinationState:
         row: sqlite3.Row,
         tell: Callable[[dict[str, Any]], None],
         make_ready: Callable[[], bool],
+        make_organization: Callable[[str], bool],
         random: Random,
     ) -> None:
         self.id: int = row["id"]
@@ -45,6 +47,7 @@ class DestinationState:
         self.hold: str | None = row["hold"]
         self.remote: dict[str, str] = {}  # our uuid → the portal's, of what was sent since we started
         self.make_ready = make_ready
+        self._make_organization = make_organization
         self._tell = tell
         self._random = random
         self._lock = threading.Lock()
@@ -57,7 +60,13 @@ class DestinationState:
     def organization_uuid(self, api: Api) -> str:
         """The organization's uuid at the portal, asked for once."""
         if self._organization is None:
-            self._organization = api.organization_uuid(self.destination.organization)
+            name = self.destination.organization
+            try:
+                self._organization = api.organization_uuid(name)
+            except UnknownOrganizationError:
+                if not self.destination.is_local or not self._make_organization(name):
+                    raise
+                self._organization = api.organization_uuid(name)
             self._state(organization_uuid=self._organization)
         return str(self._organization)
 

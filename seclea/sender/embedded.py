@@ -80,16 +80,20 @@ class EmbeddedPortal:
             except subprocess.TimeoutExpired:
                 log.warning("the embedded portal takes its time to leave")
 
-    def _call(self, method: str, path: str) -> int | None:
+    def make_organization(self, name: str) -> bool:
+        """Make an organization there: the home's owner may name any."""
+        return self._call("POST", "/internal/organizations", json.dumps({"name": name})) in (200, 201)
+
+    def _call(self, method: str, path: str, body: str = "") -> int | None:
         """The status of a bare request over the unix socket; None when nobody answers."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(2.0)
             try:
                 connection.connect(os.fspath(self._home.portal_socket))
-                request = (
-                    f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-                )
-                connection.sendall(request.encode("ascii"))
+                content = body.encode("utf-8")
+                head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                head += f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+                connection.sendall(head.encode("ascii") + content)
                 line = connection.recv(64).split(b" ", 2)
                 return int(line[1])
             except (OSError, IndexError, ValueError):

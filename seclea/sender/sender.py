@@ -89,7 +89,9 @@ class Sender:
 
     def _open(self, row: Any) -> None:
         holder: list[DestinationState] = []
-        state = DestinationState(row, self.tell, self._readiness(row, holder), self._random)
+        state = DestinationState(
+            row, self.tell, self._readiness(row, holder), self.portal.make_organization, self._random
+        )
         holder.append(state)
         self._states[state.id] = state
         lanes = []

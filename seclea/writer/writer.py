@@ -76,12 +76,13 @@ class Writer:
         if damage:
             log.error("the ledger is damaged: %s", "; ".join(damage))
         waiting = self.ledger.saving()
+        with self.ledger.transaction():
+            self.ledger.add_event("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
+        # Before the first payload thread starts: what those write is in no row yet.
+        self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
         for row in waiting:
             if row["payload"]:
                 self._submit(row["id"], row["payload"])
-        with self.ledger.transaction():
-            self.ledger.add_event("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
-        self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
         self.scan()
 
     def scan(self) -> None:
@@ -234,7 +235,7 @@ class Writer:
             error = future.exception()
             if error is None:
                 self._stored[record] = future.result()
-            elif isinstance(error, FileNotFoundError):
+            elif not self.spool.incoming(name).exists():
                 self._stored[record] = f"its payload {name} is gone"
             else:
                 # The disk refuses: same as for the ledger, pause and try again.

@@ -21,6 +21,7 @@ from seclea.errors import DatasetError, DatasetNotFoundError
 
 _BLOCK_BYTES = 4 << 20
 _HEADER_BYTES = 4 << 20  # a first line that is longer is no header
+_ROW_BYTES = (1 << 20, 32 << 20, 1 << 30)  # read in blocks of this size; a row must fit one, so a larger one is next
 _MISSING = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null"
 
 Paths = Sequence[str | os.PathLike[str]]
@@ -76,12 +77,14 @@ class _Copy:
             names = next(csv.reader([header.decode("utf-8-sig").strip("\r\n")]), [])
             if columns is not None and names != columns:
                 raise self._other_columns(columns, names)
-            last = header
+            last = b"\n"
             if alone:
                 target.write(header)
             elif columns is None:
                 target.write(header.removeprefix(codecs.BOM_UTF8).strip(b"\r\n") + b"\n")
-            while block := source.read(_BLOCK_BYTES):
+            left = before.st_size - len(header)  # no further: somebody may be appending faster than we read
+            while block := source.read(min(_BLOCK_BYTES, max(left, 0))):
+                left -= len(block)
                 self._check(block)
                 target.write(block)
                 last = block
@@ -184,6 +187,7 @@ def read_csv(path: Path, copied: CopiedCsv) -> Any:
 
 
 def _read(path: Path, copied: CopiedCsv, only: dict[str, Any]) -> Any:
+    import pyarrow as pa
     import pyarrow.csv as reader
 
     convert = reader.ConvertOptions(
@@ -197,4 +201,13 @@ def _read(path: Path, copied: CopiedCsv, only: dict[str, Any]) -> Any:
     )
     # A line end inside quotes costs half the speed, so only where there are quotes.
     parse = reader.ParseOptions(newlines_in_values=copied.quoted)
-    return reader.read_csv(str(path), parse_options=parse, convert_options=convert)
+    for block_bytes in _ROW_BYTES:
+        read = reader.ReadOptions(block_size=block_bytes)
+        try:
+            return reader.read_csv(str(path), read_options=read, parse_options=parse, convert_options=convert)
+        except pa.ArrowInvalid as error:
+            if (
+                "straddl" not in str(error) or block_bytes == _ROW_BYTES[-1]
+            ):  # the one sign of a row larger than a block
+                raise
+    raise AssertionError

@@ -125,7 +125,13 @@ class _Tree:
         self.nested = self.nested or name != base
         info = _info(tensor, name)
         if info.size:
-            place: tuple[Any, ...] = (str(tensor.device), tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            place: tuple[Any, ...] = (
+                str(tensor.device),
+                tensor.data_ptr(),
+                tensor.dtype,
+                tensor.shape,
+                tensor.stride(),
+            )
             place += (tensor.is_conj(), tensor.is_neg())
             if (kept := self._stored.setdefault(place, name)) != name:
                 self.tied[name] = kept

@@ -44,7 +44,7 @@ async def token(request: Request) -> Response:
 async def link(request: Request) -> Response:
     """A link that lets one browser in, once."""
     portal = _owner_only(request)
-    return json_reply({"url": f"{portal.url}/open?code={portal.links.make()}"})
+    return json_reply({"url": portal.browser_link()})
 
 
 @router.get("/open")
