@@ -90,8 +90,7 @@ class Pipeline:
         prepare(home)
         self.home = home
         self.limits = limits
-        directory = _ring_directory(home)
-        self._ring = Producer.create(directory, capacity_bytes=RING_BYTES)
+        self._ring = _new_ring(home)
         self._lock = threading.RLock()
         self._streams: dict[tuple[Speaker, str | None], int] = {}
         self._left: dict[int, _Left] = {}
@@ -418,6 +417,14 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 def _say(text: str) -> None:
     with contextlib.suppress(Exception):
         print(text, file=sys.stderr, flush=True)
+
+
+def _new_ring(home: Home) -> Producer:
+    for _ in range(10):
+        # A writer that leaves removes an empty directory; it may be the one that we just chose.
+        with contextlib.suppress(FileNotFoundError):
+            return Producer.create(_ring_directory(home), capacity_bytes=RING_BYTES)
+    raise PipelineError(f"There is no place for a ring of {home.path}.", "Is something removing its directories?")
 
 
 def _ring_directory(home: Home) -> Path:

@@ -66,7 +66,7 @@ def _float_to_json(value: float) -> Any:
 def to_json_value(value: Any, _depth: int = 0) -> Any:
     """A JSON-ready form of a user's value that `from_json_value` reads back.
 
-    NaN and infinities, bytes, dates, decimals, sets and mappings with keys that are no text are tagged. numpy and
+    NaN and infinities, bytes, dates and times, decimals, sets and mappings with keys that are no text are tagged. numpy and
     pandas scalars become the Python number or date they stand for, arrays lists. Anything else (a callable, a class,
     an object) is kept as a tagged description and reads back as text: recorded, not rebuilt.
 
@@ -91,10 +91,16 @@ def to_json_value(value: Any, _depth: int = 0) -> Any:
         return {"__set__": sorted((to_json_value(item, _depth + 1) for item in value), key=repr)}
     if isinstance(value, bytes | bytearray | memoryview):
         return {"__bytes__": base64.b64encode(bytes(value)).decode("ascii")}
+    if kind.__name__ in ("NaTType", "NAType") and kind.__module__.startswith("pandas."):
+        return None
     if isinstance(value, dt.datetime):
         return {"__datetime__": value.isoformat()}
     if isinstance(value, dt.date):
         return {"__date__": value.isoformat()}
+    if isinstance(value, dt.time):
+        return {"__time__": value.isoformat()}
+    if isinstance(value, dt.timedelta):
+        return {"__timedelta__": [value.days, value.seconds, value.microseconds]}
     if isinstance(value, decimal.Decimal):
         return {"__decimal__": str(value)}
     return _foreign_to_json(value, _depth)
@@ -117,6 +123,8 @@ def _foreign_to_json(value: Any, depth: int) -> Any:
     if callable(getattr(value, "isoformat", None)):
         return {"__datetime__": str(value.isoformat())}
     if callable(getattr(value, "tolist", None)) and not isinstance(value, type):  # numpy scalars and arrays
+        if str(getattr(value, "dtype", "")) in ("datetime64[ns]", "timedelta64[ns]"):
+            value = value.astype(str(value.dtype).replace("ns", "us"))  # of nanoseconds it would make bare numbers
         plain = value.tolist()
         if type(plain) is not type(value):
             return to_json_value(plain, depth + 1)
@@ -126,7 +134,11 @@ def _foreign_to_json(value: Any, depth: int) -> Any:
 
 
 def from_json_value(value: Any) -> Any:
-    """The value that `to_json_value` wrote. Tuples come back as lists, callables and objects as text."""
+    """The value that `to_json_value` wrote. Tuples come back as lists, callables and objects as text.
+
+    Raises:
+        ValueError: a tag with something that it cannot hold.
+    """
     if isinstance(value, list):
         return [from_json_value(item) for item in value]
     if not isinstance(value, dict):
@@ -134,11 +146,16 @@ def from_json_value(value: Any) -> Any:
     if len(value) == 1:
         tag, inner = next(iter(value.items()))
         if tag in _UNTAG:
-            return _UNTAG[tag](inner)
+            try:
+                return _UNTAG[tag](inner)
+            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+                raise ValueError(f"{tag} cannot hold {inner!r:.80}") from error
     return {key: from_json_value(item) for key, item in value.items()}
 
 
 def _hashable(value: Any) -> Any:
+    if isinstance(value, set):
+        return frozenset(value)
     return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
 
 
@@ -147,6 +164,8 @@ _UNTAG: dict[str, Any] = {
     "__bytes__": lambda inner: base64.b64decode(inner),
     "__datetime__": dt.datetime.fromisoformat,
     "__date__": dt.date.fromisoformat,
+    "__time__": dt.time.fromisoformat,
+    "__timedelta__": lambda inner: dt.timedelta(*inner),
     "__decimal__": decimal.Decimal,
     "__set__": lambda inner: {_hashable(from_json_value(item)) for item in inner},
     "__items__": lambda inner: {_hashable(from_json_value(k)): from_json_value(v) for k, v in inner},

@@ -72,7 +72,7 @@ class Script:
 
     def __init__(self, home: PipelineHome, code: str, environment: dict[str, str], directory: Path) -> None:
         self.path = directory / f"script{len(home.scripts)}.py"
-        self.path.write_text(textwrap.dedent(code), "utf-8")
+        self.path.write_text(code, "utf-8")
         self._errors = self.path.with_suffix(".err")
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -168,15 +168,15 @@ class PipelineHome:
             **{name: str(value) for name, value in extra.items()},
         }
 
-    def script(self, code: str, **environment: object) -> Script:
-        """Start a script."""
-        script = Script(self, code, self.environment(**environment), self.work)
+    def script(self, *code: str, **environment: object) -> Script:
+        """Start a script of these parts."""
+        script = Script(self, "\n".join(map(textwrap.dedent, code)), self.environment(**environment), self.work)
         self.scripts.append(script)
         return script
 
-    def run(self, code: str, **environment: object) -> str:
+    def run(self, *code: str, **environment: object) -> str:
         """Run a script to its end; what it printed."""
-        return self.script(code, **environment).end()
+        return self.script(*code, **environment).end()
 
     def command(self, *arguments: str, text: str = "", **environment: object) -> subprocess.CompletedProcess[str]:
         """Run ``seclea ARGUMENTS`` to its end."""
@@ -283,6 +283,7 @@ class PipelineHome:
             for script in self.scripts:
                 script.close()
             self.close_clients_of_this_process()
+            drains = bool(self.live())  # without a writer nobody empties a ring
             if self.path.exists():
                 stopped = self.command("stop")
                 assert stopped.returncode == 0, f"seclea stop: {stopped.stdout}{stopped.stderr}\n{self.logs()}"
@@ -290,7 +291,10 @@ class PipelineHome:
             with contextlib.suppress(AssertionError):
                 until(lambda: not self.processes(), "every process to be gone", 5.0)
             assert self.processes() == {}, f"left after seclea stop: {self.processes()}\n{self.logs()}"
-            assert not self.home.shared_rings.exists(), list(self.home.shared_rings.iterdir())
+            if drains:
+                left = [*self.home.rings.glob("*"), *self.home.shared_rings.glob("*")]
+                assert left == [], f"rings left after seclea stop: {left}"
+                assert not self.home.shared_rings.exists()
             left = [path for path in self.runtime.rglob("*") if not path.is_dir()]
             assert left == [], f"left in the runtime directory: {left}"
             assert leaks(self.path, CANARY) == []

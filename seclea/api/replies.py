@@ -189,7 +189,8 @@ def error_of(outcome: Outcome, name: str) -> SecleaError:
     passing = outcome.verdict in (Verdict.UNAVAILABLE, Verdict.UNKNOWN, Verdict.WAIT) and outcome.status != 403
     kind = AuthenticationError if outcome.status == 401 else PortalUnavailable if passing else PortalError
     error: SecleaError = kind(words)
-    vars(error)["outcome"] = outcome  # for `outcome_of`; an error that crosses processes goes without
+    if outcome.verdict is not Verdict.DELIVERED:  # an error must never be taken for a success
+        vars(error)["outcome"] = outcome  # for `outcome_of`; an error that crosses processes goes without
     return error
 
 

@@ -100,17 +100,24 @@ def stop_all(timeout_seconds: float, home: Home | None = None) -> int:
     """Stop writer, sender and embedded portal of a home; waits until they are gone."""
     home = home or this_home()
     deadline = time.monotonic() + timeout_seconds
-    answer = ask(home, {"op": "stop", "portal": True}, timeout_seconds) if home.path.exists() else None
-    if answer is None and home.path.exists():
-        EmbeddedPortal(home).stop()  # left up by itself, by --keep or `seclea ui`
-    while home.path.exists() and (is_held(home.writer_lock) or is_held(home.sender_lock)):
-        if time.monotonic() > deadline:
+    while home.path.exists() and _is_there(home):
+        left_seconds = deadline - time.monotonic()
+        if left_seconds <= 0:
             print(f"The pipeline did not leave within {timeout_seconds:g} s; see {home.logs}.", file=sys.stderr)
             return 1
+        # Asked again and again: it may only just be starting, or be started by a sender whose writer was killed.
+        ask(home, {"op": "stop", "portal": True}, left_seconds)
         time.sleep(0.02)
+    if home.path.exists():
+        EmbeddedPortal(home).stop()  # left up by itself, by --keep or `seclea ui`
     left = progress(home).pending if home.ledger.exists() else 0
     print("Stopped." + (f" {left} records wait for the next start." if left else ""))
     return 0
+
+
+def _is_there(home: Home) -> bool:
+    """Whether a sender or writer lives or is on its way, in the order in which one follows the other without a gap."""
+    return any(is_held(lock) for lock in (home.sender_lock, home.start_lock, home.writer_lock))
 
 
 def resume() -> int:

@@ -254,12 +254,12 @@ def _make_put(
 
     def write_parked() -> bool:
         while parked:
-            before, frame = sequence, parked.popleft()
+            before = sequence
             try:
-                write(*frame)
+                write(*parked[0])
             finally:
-                if sequence == before:
-                    parked.appendleft(frame)
+                if sequence != before:
+                    parked.popleft()
             if sequence == before:
                 return False
         return True
@@ -285,7 +285,7 @@ def _make_put(
                 return number
             finally:
                 busy = False
-        except ValueError:
+        except (ValueError, TypeError):  # what closed memory answers
             if not words_are_released():
                 raise
             raise QueueClosed("The ring is closed.", "A forked process makes a ring of its own.") from None

@@ -54,16 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
     orphaned = False
     while not sender.stopping.is_set():
         sender.step()
+        if sender.stopping.is_set():  # told to leave: nothing more to listen for
+            break
         if options.lifeline is not None and select.select([options.lifeline], [], [], _LISTEN_SECONDS)[0]:
             orphaned = os.read(options.lifeline, 4096) == b""
         if orphaned:
             break
     sender.close()
-    lock.release()
     if orphaned:
         log.warning("the writer is gone: starting another")
         with contextlib.suppress(PipelineError):
             ensure_writer(home)
+    # Only now: whoever waits for the home to be quiet must never see it without any lock held.
+    lock.release()
     return 0
 
 

@@ -28,6 +28,7 @@ log = logging.getLogger("seclea.writer")
 
 _LOCK_SECONDS = 15.0  # a leaving writer needs a moment; a second one that waits longer has no reason to be
 _ASKED_SECONDS = 0.005  # between steps while somebody waits for a flush
+_DRAIN_SECONDS = 2.0  # a client that logs on while we leave is not waited for; its ring keeps what is left
 _LEAVE_SECONDS = 8.0  # for the sender to finish its request
 
 
@@ -83,7 +84,7 @@ class WriterProcess:
         self.stopping = True
         with contextlib.suppress(KeyError, ValueError):
             self.server.unbind()
-        self.writer.step()
+        self.writer.drain(_DRAIN_SECONDS)
         self.writer.tell_sender({"op": "leave", "portal": self._stop_portal})
         gone = time.monotonic() + _LEAVE_SECONDS
         while self.sender.pid is not None and time.monotonic() < gone and not self.sender.wait_gone(0.02):

@@ -336,13 +336,24 @@ class Writer:
         row = self.ledger.ring_row(ring)
         return int(row["sequence"]) if row is not None else 0
 
+    def drain(self, timeout_seconds: float) -> None:
+        """Take what stands in the rings, also in those that were not seen yet."""
+        deadline = time.monotonic() + timeout_seconds
+        self.scan()
+        while self.step() and time.monotonic() < deadline:
+            pass
+
     def close(self) -> None:
         """Finish what is being saved and give everything back."""
         self._pool.shutdown(wait=True)
         self._collect_payloads()
         with contextlib.suppress(LedgerFullError, OSError):
             self.step()
+            self.scan()  # the rings of clients that have ended go with us
         for ring in self.rings.values():
             ring.set_sleeping(False)
             ring.close()
         self.ledger.close()
+        # Only when empty. A client that is just about to put a ring there makes it again.
+        with contextlib.suppress(OSError):
+            self.home.shared_rings.rmdir()

@@ -248,6 +248,7 @@ class _UnixServer(_Server):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: apart, they would wait for each other's acknowledgement
     server: _Server
 
     def do_request(self) -> None:

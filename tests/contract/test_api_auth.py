@@ -302,7 +302,7 @@ def test_processes_that_find_a_stale_token_together_make_one_refresh(
     assert [child.communicate(timeout=30) and child.returncode for child in children] == [0, 0, 0]
     assert portal.count("POST", REFRESH) == 1
     assert server.issued == 2
-    assert auth.refresh() == Token("access-2")
+    assert auth.access_token() == Token("access-2")
 
 
 def test_a_refresh_that_waits_for_one_that_hangs_gives_up(

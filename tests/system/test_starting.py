@@ -1,5 +1,8 @@
 """One writer and one sender per home, whoever comes first, and nobody waits for them."""
 
+import os
+from pathlib import Path
+
 from seclea.processes.rendezvous import take_lock
 from tests.pipeline import PipelineHome, until
 
@@ -67,9 +70,6 @@ def test_a_client_logs_and_ends_before_there_is_a_writer(home: PipelineHome) -> 
 def test_the_processes_stand_apart_from_the_job(home: PipelineHome) -> None:
     script = home.script(LOGS_TEN, NUMBER=0, SOME_SECRET_OF_THE_JOB="value of the job", LD_PRELOAD="")
     script.hear()
-    import os
-    from pathlib import Path
-
     for pid in (home.writer_pid(), home.sender_pid()):
         assert os.getsid(pid) == pid, "a session of its own"
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
@@ -80,7 +80,9 @@ def test_the_processes_stand_apart_from_the_job(home: PipelineHome) -> None:
 
 def test_the_rings_are_in_shared_memory_where_there_is_room_and_leave_with_their_clients(home: PipelineHome) -> None:
     script = home.script(
-        "from seclea import director\ndirector._in_container = lambda: False\n" + LOGS_TEN.replace("\n    ", "\n"),
+        "from seclea import director",
+        "director._in_container = lambda: False",
+        LOGS_TEN,
         NUMBER=0,
     )
     run = script.hear()
