@@ -1,9 +1,8 @@
-"""Reading a reply whole, within bounds: length, pace and encoding are checked before anybody believes it."""
+"""Reading a reply whole, within bounds: length and encoding are checked before anybody believes it (pace: pace.py)."""
 
 from __future__ import annotations
 
 import json
-import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from seclea.api.tokens import Token
 from seclea.errors import PortalError
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024  # receipts are hundreds of bytes, a page of a list some MB; more is no reply of ours
-MIN_BYTES_PER_SECOND = 512  # of a reply, beside one read timeout; slower is an attack or no line at all
 _TOKEN_COOKIES = ("access_token", "refresh_token")
 
 
@@ -45,15 +43,14 @@ class Reply:
             raise PortalError(f"The reply with status {self.status} is no JSON ({len(self.body)} bytes).") from None
 
 
-def read_reply(response: requests.Response, method: str, timeout: float) -> Reply:
-    """The whole reply to a request of ``method``; ``timeout`` seconds are its due, whatever its size.
+def read_reply(response: requests.Response, method: str) -> Reply:
+    """The whole reply to a request of ``method``.
 
     Raises:
-        BadReply: too large, too slow, too short, or in an encoding that was not asked for.
+        BadReply: too large, too short, or in an encoding that was not asked for.
         urllib3.exceptions.HTTPError: the connection broke.
     """
     raw = response.raw
-    deadline = time.monotonic() + timeout
     pieces: list[bytes] = []
     size = 0
     while piece := raw.read(64 * 1024, decode_content=False):
@@ -61,8 +58,6 @@ def read_reply(response: requests.Response, method: str, timeout: float) -> Repl
         size += len(piece)
         if size > MAX_REPLY_BYTES:
             raise BadReply(f"it is larger than {MAX_REPLY_BYTES} bytes")
-        if time.monotonic() > deadline + size / MIN_BYTES_PER_SECOND:
-            raise BadReply(f"it comes slower than {MIN_BYTES_PER_SECOND} bytes per second")
     announced = response.headers.get("Content-Length", "")
     if (
         announced.isdecimal()

@@ -154,7 +154,7 @@ class Session:
                 proxies=self._proxies,
             )
             with response:
-                return read_reply(response, method, read_timeout)
+                return read_reply(response, method)
         except (requests.RequestException, urllib3_errors.HTTPError, OSError, BadReply) as error:
             problem = body.error or self._explain(error)
         # Outside the handler: the new error has no context, which would carry the request and its cookies.

@@ -25,6 +25,8 @@ from urllib3.poolmanager import PoolManager
 from urllib3.util.retry import Retry
 from urllib3.util.ssl_ import create_urllib3_context
 
+from seclea.api.pace import PacedResponse
+
 CONNECTIONS = 4  # kept alive per host: both lanes, a login, a look-up
 
 
@@ -94,6 +96,8 @@ def _tls() -> ssl.SSLContext:
 
 def _tcp_pools(connect_timeout_seconds: float) -> Mapping[str, type[HTTPConnectionPool]]:
     class Connection(HTTPConnection):
+        response_class = PacedResponse
+
         def _new_conn(self) -> socket.socket:
             whole, self.timeout = self.timeout, connect_timeout_seconds
             try:
@@ -104,6 +108,7 @@ def _tcp_pools(connect_timeout_seconds: float) -> Mapping[str, type[HTTPConnecti
             return sock
 
     class TlsConnection(HTTPSConnection):
+        response_class = PacedResponse
         _new_conn = Connection._new_conn
 
     class Pool(HTTPConnectionPool):
@@ -117,6 +122,8 @@ def _tcp_pools(connect_timeout_seconds: float) -> Mapping[str, type[HTTPConnecti
 
 def _unix_pool(path: Path, connect_timeout_seconds: float) -> HTTPConnectionPool:
     class Connection(HTTPConnection):
+        response_class = PacedResponse
+
         def _new_conn(self) -> socket.socket:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:

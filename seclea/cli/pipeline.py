@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -14,6 +15,7 @@ from seclea.client.waiting import flush
 from seclea.contract import Home
 from seclea.director import progress
 from seclea.errors import PipelineError, PortalUnavailable
+from seclea.processes.liveness import ProcessIdentity, identity_of, is_alive
 from seclea.processes.rendezvous import ask, is_held, prepare
 from seclea.processes.start import ensure_writer
 from seclea.sender.embedded import EmbeddedPortal, missing_parts
@@ -100,13 +102,19 @@ def stop_all(timeout_seconds: float, home: Home | None = None) -> int:
     """Stop writer, sender and embedded portal of a home; waits until they are gone."""
     home = home or this_home()
     deadline = time.monotonic() + timeout_seconds
+    told: ProcessIdentity | None = None
     while home.path.exists() and _is_there(home):
         left_seconds = deadline - time.monotonic()
         if left_seconds <= 0:
             print(f"The pipeline did not leave within {timeout_seconds:g} s; see {home.logs}.", file=sys.stderr)
             return 1
-        # Asked again and again: it may only just be starting, or be started by a sender whose writer was killed.
-        ask(home, {"op": "stop", "portal": True}, left_seconds)
+        if told is None:
+            # Asked until one hears: it may be only just starting, or be started by a sender whose writer was killed.
+            answer = ask(home, {"op": "stop", "portal": True}, left_seconds)
+            with contextlib.suppress(ProcessLookupError):
+                told = identity_of(answer["pid"]) if answer else None
+        elif not is_alive(told):
+            break  # what is there now was started since then, by a job that needs it
         time.sleep(0.02)
     if home.path.exists():
         EmbeddedPortal(home).stop()  # left up by itself, by --keep or `seclea ui`

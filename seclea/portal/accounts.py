@@ -187,6 +187,7 @@ class Logins:
             "aud": AUDIENCE,
             "iat": now,
             "exp": now + self._config.access_seconds,
+            "jti": secrets.token_hex(8),  # no two are alike, however close together they are made
         }
         return jwt.encode(claims, self._secret, algorithm="HS256")
 

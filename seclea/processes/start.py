@@ -3,8 +3,9 @@
 Rule 1  Whoever finds nobody listening takes the start lock, looks again, and starts one writer. The locked descriptor is
         handed to the new process, which lets go of it when it listens: so the lock says "one is on its way", the
         starter need not wait, and a starter that is killed leaves nothing locked.
-Rule 2  A newcomer's ring exists before it asks. A writer that leaves takes the start lock, unbinds, and looks at the rings
-        once more; so between the two nobody is lost.
+Rule 2  A newcomer's ring exists before it asks. A writer that leaves takes the start lock, unbinds, and looks at the rings;
+        after it has let go of the lock it looks once more, and starts a successor for whoever came meanwhile. So nobody
+        is lost who found the lock held and went on.
 """
 
 from __future__ import annotations

@@ -164,6 +164,8 @@ class Producer:
             unlink: remove the file too; only where nobody else will read it.
         """
         with self._lock:
+            if self.closed:
+                return
             self.add_dropped(len(self._parked))
             self.retire()
             if unlink:

@@ -13,11 +13,11 @@ from types import FrameType
 from typing import Any
 
 from seclea.contract import Home
-from seclea.errors import SecleaError
+from seclea.errors import PipelineError, SecleaError
 from seclea.ledger.db import Ledger
 from seclea.processes.logs import set_up_logging
 from seclea.processes.rendezvous import prepare, take_lock
-from seclea.processes.start import take_start_lock
+from seclea.processes.start import ensure_writer, take_start_lock
 from seclea.queues.queue import Queue
 from seclea.writer.limits import limits_from
 from seclea.writer.server import Server
@@ -76,7 +76,7 @@ class WriterProcess:
             self.server.bind_again()
             os.close(lock)
             return False
-        self._start_lock = lock  # held until we are gone
+        self._start_lock = lock  # held until all is closed
         return True
 
     def leave(self) -> None:
@@ -93,6 +93,12 @@ class WriterProcess:
         self.writer.step()
         self.writer.close()
         self.server.close()
+        if self._start_lock is not None:
+            os.close(self._start_lock)
+            # Whoever came since we last looked found the lock held, and takes it that a writer is on its way.
+            if self.writer.has_newcomers:
+                with contextlib.suppress(PipelineError):
+                    ensure_writer(self.home)
 
     # -- questions -----------------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ class Writer:
         self._stored: dict[int, StoredPayload | str] = {}  # payloads that are ready, by record
         self._next_scan = 0.0
         self._next_limits = 0.0
+        self._unreadable: set[Path] = set()  # rings, said once each
         self._deep = False
         self._busy = False
         self._trouble = ""
@@ -89,22 +90,35 @@ class Writer:
         """Find new rings; let go of those whose producer is gone and that are empty."""
         self._next_scan = time.monotonic() + SCAN_SECONDS
         known = {ring.path for ring in self.rings.values()}
-        for directory in (self.home.rings, self.home.shared_rings):
-            with contextlib.suppress(FileNotFoundError):
-                for path in directory.iterdir():
-                    if path.suffix == ".ring" and path not in known:
-                        self._attach(path)
+        for path in self._ring_files() - known:
+            self._attach(path)
         for ring_id, ring in list(self.rings.items()):
             if not ring.has_more and (ring.closed_by_producer or not ring.producer_alive()) and not ring.has_more:
                 self._let_go(ring_id, ring)
             elif ring.is_damaged and not ring.producer_alive():
                 self._quarantine(ring_id, ring)
 
+    def _ring_files(self) -> set[Path]:
+        """All rings of the home but those that cannot be read."""
+        found: set[Path] = set()
+        for directory in (self.home.rings, self.home.shared_rings):
+            with contextlib.suppress(FileNotFoundError):
+                found.update(path for path in directory.iterdir() if path.suffix == ".ring")
+        return found - self._unreadable
+
+    @property
+    def has_newcomers(self) -> bool:
+        """Whether there is a ring that `scan` has not seen."""
+        return bool(self._ring_files() - {ring.path for ring in self.rings.values()})
+
     def _attach(self, path: Path) -> None:
         try:
             ring = Consumer.attach(path)
+        except FileNotFoundError:
+            return
         except (RingDamaged, OSError) as error:
             log.error("ring %s cannot be read: %s", path, error)
+            self._unreadable.add(path)
             return
         ring.set_paused(self.paused is not None)
         self.rings[ring.ring_id] = ring

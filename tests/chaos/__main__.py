@@ -99,7 +99,9 @@ def pipeline_pids(home: Path) -> dict[str, list[int]]:
             except OSError:
                 continue
             if os.fsencode(home) in words and b"-m" in words:
-                found.setdefault(words[words.index(b"-m") + 1].decode().removeprefix("seclea."), []).append(int(entry.name))
+                found.setdefault(words[words.index(b"-m") + 1].decode().removeprefix("seclea."), []).append(
+                    int(entry.name)
+                )
     return found
 
 

@@ -119,7 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
     url = f"http://127.0.0.1:{port}"
     portal = start_portal(data, port)
     seclea("portal", "org", "add", "Acme", "--data", str(data))
-    seclea("portal", "user", "add", USER, "--organization", "Acme", "--data", str(data), "--password-stdin", input=PASSWORD)
+    seclea(
+        "portal", "user", "add", USER, "--organization", "Acme", "--data", str(data), "--password-stdin", input=PASSWORD
+    )
     seclea("login", "--username", USER, "--platform-url", url, "--password-stdin", input=PASSWORD)
     notes = directory / "notes.json"
     total = options.down_seconds + 12.0
@@ -136,9 +138,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.kill(pid, signal.SIGKILL)
     killed_at = time.monotonic()
     time.sleep(options.down_seconds / 2)
-    before_up = json.loads(subprocess.run(
-        [sys.executable, "-m", "seclea", "status", "--json"], capture_output=True, text=True, check=False
-    ).stdout)["destinations"][0]["breaker"]
+    before_up = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "seclea", "status", "--json"], capture_output=True, text=True, check=False
+        ).stdout
+    )["destinations"][0]["breaker"]
     outage.end()
     up_at = time.monotonic()
     portal = start_portal(data, port)
@@ -168,15 +172,20 @@ def main(arguments: list[str] | None = None) -> int:
 
     def figures(start: float, end: float) -> str:
         times = sorted(ns / 1000 for at, ns in told["taken"] if start <= at < end)
-        return f"p50 {statistics.median(times):.1f} µs, p99 {times[int(len(times) * 0.99)]:.1f} µs, max {times[-1]:.0f} µs"
+        return (
+            f"p50 {statistics.median(times):.1f} µs, p99 {times[int(len(times) * 0.99)]:.1f} µs, max {times[-1]:.0f} µs"
+        )
 
     after_kill = [at for at in Down.times if at > killed_at]
     print(f"log call before the outage:  {figures(0, down_at)}")
     print(f"log call during the outage:  {figures(down_at, up_at)}")
-    print(f"requests during {options.down_seconds:.0f} s of outage: {len(Down.times)}, of them {len(after_kill)} after the sender was killed")
+    requests = f"{len(Down.times)}, of them {len(after_kill)} after the sender was killed"
+    print(f"requests during {options.down_seconds:.0f} s of outage: {requests}")
     print("  at seconds: " + ", ".join(f"{at - down_at:.1f}" for at in Down.times))
     print(f"sender killed at {killed_at - down_at:.1f} s ({len(killed)} process); breaker at the end: {before_up}")
-    print(f"job ended {told['ended'] - up_at:.1f} s after the portal was up; delivered after {delivered_at - up_at:.1f} s")
+    print(
+        f"job ended {told['ended'] - up_at:.1f} s after the portal was up; delivered after {delivered_at - up_at:.1f} s"
+    )
     print(f"{finish.stdout.strip()} {finish.stderr.strip()}")
     print(f"referee: {calls} calls, {len(wrong)} things wrong {wrong}")
     return 1 if wrong else 0

@@ -234,11 +234,29 @@ def test_puts_of_a_signal_handler_are_written_after_the_one_that_it_interrupted(
     consumer = Consumer.attach(producer.path)
     handled = 0
     parked = 0
+    in_handler = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal handled, parked
-        handled += 1
-        parked += producer.put(2, b"%d" % handled) == PARKED
+        nonlocal handled, parked, in_handler
+        if in_handler:  # the next alarm
+            return
+        in_handler = True
+        sequence = producer.put(2, b"%d" % (handled + 1))
+        handled += sequence != 0
+        parked += sequence == PARKED
+        in_handler = False
+
+    following = {1: 0, 2: 1}
+
+    def check_order() -> bool:
+        taken = False
+        while frames := consumer.read():
+            taken = True
+            for type, _, payload in frames:
+                assert int(payload) == following[type]
+                following[type] += 1
+        consumer.commit()
+        return taken
 
     before = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
@@ -246,30 +264,16 @@ def test_puts_of_a_signal_handler_are_written_after_the_one_that_it_interrupted(
         number = 0
         while number < 40_000 or (parked < 3 and number < 400_000):
             if not producer.put(1, b"%d" % number):
-                assert check_order(consumer)
+                assert check_order()
                 continue
             number += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    check_order(consumer)
-    assert ORDER == {1: number, 2: handled + 1} and parked and producer.is_drained
+    check_order()
+    assert following == {1: number, 2: handled + 1} and parked and producer.is_drained
     consumer.close()
     producer.close()
-
-
-ORDER = {1: 0, 2: 1}
-
-
-def check_order(consumer: Consumer) -> bool:
-    taken = False
-    while frames := consumer.read():
-        taken = True
-        for type, _, payload in frames:
-            assert int(payload) == ORDER[type]
-            ORDER[type] += 1
-    consumer.commit()
-    return taken
 
 
 def test_parked_frames_that_find_no_room_wait_for_the_next_put_or_are_counted(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: one file per question. Numbers inform; they do not gate a build."""
