@@ -344,8 +344,8 @@ def progress(home: Home, destination: Destination | None = None) -> Progress:
                     number = row["id"]
                 if wanted and row["hold"]:
                     reasons.append(row["hold"])
-                elif wanted and row["last_error"]:
-                    reasons.append(row["last_error"])
+                elif wanted and (error := view.last_error(row["id"])):
+                    reasons.append(error)
             if destination is not None and number is None:
                 return Progress(done=True)
             pending, pending_bytes = view.pending(number)

@@ -110,6 +110,8 @@ class Script:
     def end(self, code: int | None = 0, seconds: float = DEADLINE_SECONDS) -> str:
         """Wait for its end; what it printed since it was last heard. ``code`` None: any."""
         try:
+            if self.process.stdin is not None and self.process.stdin.closed:
+                self.process.stdin = None
             output, _ = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the script did not end within {seconds:g} s:\n{self.errors}") from None

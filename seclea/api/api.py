@@ -199,25 +199,21 @@ class Api:
             return outcome_of(error)
         if not extended and record.kind not in base_bodies.KINDS:
             return _kept_locally(record)
-        lookup = self._lookup(record, organization, references, project)
+        lookup = Lookup(self, record, organization, references, project)
         if record.kind in _ASKED_FIRST or not extended:
             known = lookup.existing()
             # Ours already: with streams it is sent all the same, for the receipt that moves the stream's head.
             if known is not None and not (extended and known.remote_id == lookup.uuid):
                 return known
-        params = lookup.scope
         if extended:
-            outcome, reply = self._send_extended(record, params)
+            outcome, reply = self._send_extended(record, lookup.scope)
             outcome = check_receipt(outcome, record)
         else:
-            outcome, reply = self._send_base(record, params, organization, references, read_chunk)
-        if (
-            outcome.verdict is Verdict.REFUSED
-            and reply is not None
-            and is_duplicate(reply.status, json_of(reply), text_of(reply))
-        ):
-            return lookup.existing() or outcome
-        return outcome
+            outcome, reply = self._send_base(record, lookup.scope, organization, references, read_chunk)
+        if outcome.verdict is not Verdict.REFUSED or reply is None:
+            return outcome
+        is_there = is_duplicate(reply.status, json_of(reply), text_of(reply))
+        return (lookup.existing() if is_there else None) or outcome
 
     def lookup_adopted(
         self, record: Record, *, organization: str, references: Mapping[str, str], project: str | None = None
@@ -227,7 +223,7 @@ class Api:
         ADOPTED when it is the same, REFUSED when another content has its name, None when there is nothing; the verdict
         of the failure when the portal does not say.
         """
-        return self._lookup(record, organization, references, project).existing()
+        return Lookup(self, record, organization, references, project).existing()
 
     def chunks_missing(self, sha256: Sequence[str], *, organization: str) -> list[str] | Outcome:
         """Those of these chunks that the portal lacks, in the order given; an outcome when it does not say."""
@@ -300,9 +296,6 @@ class Api:
         assert read_chunk is not None, "a portal without chunks needs the payload itself"
         parts = base_bodies.form_parts(record.kind, body, references, record.chunks, read_chunk)
         return self._exchange.call("POST", path, params=params, files=parts, kind=record.kind)
-
-    def _lookup(self, record: Record, organization: str, references: Mapping[str, str], project: str | None) -> Lookup:
-        return Lookup(self, record, organization, references, project)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

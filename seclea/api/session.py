@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -24,6 +25,7 @@ import requests
 from requests.auth import AuthBase
 from requests.utils import get_environ_proxies
 from urllib3 import exceptions as urllib3_errors
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from seclea import __version__
 from seclea.api.body import Body, Part
@@ -139,6 +141,7 @@ class Session:
         if kind := content_type or body.content_type:
             sent["Content-Type"] = kind
         read_timeout = self._read_timeout if timeout is None else timeout
+        handled = sys.exc_info()[1]
         try:
             response = self._client().request(
                 method,
@@ -156,7 +159,7 @@ class Session:
             with response:
                 return read_reply(response, method)
         except (requests.RequestException, urllib3_errors.HTTPError, OSError, BadReply) as error:
-            problem = body.error or self._explain(error)
+            problem = body.error or self._explain(error, handled)
         # Outside the handler: the new error has no context, which would carry the request and its cookies.
         raise problem
 
@@ -176,24 +179,26 @@ class Session:
             self._http, self._pid = http, os.getpid()
         return self._http
 
-    def _explain(self, error: Exception) -> NoReply:
-        causes = list(_causes(error))
+    def _explain(self, error: Exception, handled: BaseException | None) -> NoReply:
+        causes = list(_causes(error, handled))
+
+        def has(*kinds: type[BaseException]) -> bool:
+            return any(isinstance(cause, kinds) for cause in causes)
+
         reason = next((_reason(cause) for cause in reversed(causes) if isinstance(cause, OSError)), "")
-        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes) or "TLS CA certificate" in str(
-            error
-        ):
+        bundle_is_gone = isinstance(self._verify, str) and not os.path.exists(self._verify)
+        if has(ssl.SSLCertVerificationError, CertificateError) or bundle_is_gone:
+            why = f"{self._verify} is gone" if bundle_is_gone else reason or str(causes[-1])
             hint = "Set ca_bundle to the PEM file of its authority; verification is not switched off."
-            return NotTrusted(f"The certificate of {self.name} cannot be verified: {reason}.", hint)
-        before = (urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError, urllib3_errors.ProxyError)
-        if any(isinstance(cause, before) for cause in causes):
-            if any(
-                isinstance(cause, TimeoutError | urllib3_errors.ConnectTimeoutError) for cause in causes
-            ) and not any(isinstance(cause, urllib3_errors.NewConnectionError) for cause in causes):
+            return NotTrusted(f"The certificate of {self.name} cannot be verified: {why}.", hint)
+        if has(urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError, urllib3_errors.ProxyError):
+            # NewConnectionError is a ConnectTimeoutError, though no time has run out.
+            if has(urllib3_errors.ConnectTimeoutError) and not has(urllib3_errors.NewConnectionError):
                 reason = f"no connection within {self._connect_timeout:g} s"
             return NotReached(f"{self.name} cannot be reached: {reason or type(causes[-1]).__name__}.")
         if isinstance(error, BadReply):
             reason = str(error)
-        elif any(isinstance(cause, urllib3_errors.ReadTimeoutError | TimeoutError) for cause in causes):
+        elif has(urllib3_errors.ReadTimeoutError, TimeoutError):
             reason = "no reply in time"
         return ReplyLost(f"The reply of {self.name} did not come whole: {reason or type(causes[-1]).__name__}.")
 
@@ -251,9 +256,12 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The errors inside an error, outermost first: requests and urllib3 wrap in arguments, reasons and causes."""
-    seen: set[int] = set()
+def _causes(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
+    """The errors inside an error, outermost first: requests and urllib3 wrap in arguments, reasons and contexts.
+
+    Not ``handled``, what a caller was handling when it made the request: that says nothing about the request.
+    """
+    seen = {id(handled)}
     waiting = [error]
     while waiting:
         current = waiting.pop(0)

@@ -15,8 +15,8 @@ from typing import Any
 from seclea import SecleaAI, TrainingRun
 from seclea.entities import Dataset
 
-STEPS = 1500
-STATES = 5
+STEPS = 1200
+STATES = 4
 BATCH_ROWS = 32
 
 
@@ -44,14 +44,15 @@ def train(kind: str, project: str, csv: str, dataset: Dataset, notes: str) -> No
     features = frame.to_numpy()
     features = (features - features.mean(axis=0)) / features.std(axis=0)
     note: dict[str, Any] = {"kind": kind, "curves": {"loss": [], "accuracy": []}, "states": []}
+    learner: Any = _Torch() if kind == "torch" else _Sklearn(kind)
     with SecleaAI(project) as seclea:
         run = seclea.start_training_run(
             {"sgd": "Linear, SGD", "mlp": "Neural net, scikit-learn", "torch": "Neural net, PyTorch"}[kind],
             params={"steps": STEPS, "batch_rows": BATCH_ROWS, "seed": 7, "kind": kind},
             datasets=[dataset],
+            model=learner.model,
         )
         note["run"] = run.uuid
-        learner = _Torch() if kind == "torch" else _Sklearn(kind)
         chosen = np.random.default_rng(7).integers(0, len(labels), size=(STEPS, BATCH_ROWS))
         for step in range(STEPS):
             rows = chosen[step]

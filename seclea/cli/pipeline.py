@@ -16,7 +16,7 @@ from seclea.contract import Home
 from seclea.director import progress
 from seclea.errors import PipelineError, PortalUnavailable
 from seclea.processes.liveness import ProcessIdentity, identity_of, is_alive
-from seclea.processes.rendezvous import ask, is_held, prepare
+from seclea.processes.rendezvous import ask, is_held, prepare, take_lock
 from seclea.processes.start import ensure_writer
 from seclea.sender.embedded import EmbeddedPortal, missing_parts
 from seclea.settings import format_size, home_directory
@@ -118,6 +118,7 @@ def stop_all(timeout_seconds: float, home: Home | None = None) -> int:
         time.sleep(0.02)
     if home.path.exists():
         EmbeddedPortal(home).stop()  # left up by itself, by --keep or `seclea ui`
+        _remove_sockets(home)
     left = progress(home).pending if home.ledger.exists() else 0
     print("Stopped." + (f" {left} records wait for the next start." if left else ""))
     return 0
@@ -126,6 +127,17 @@ def stop_all(timeout_seconds: float, home: Home | None = None) -> int:
 def _is_there(home: Home) -> bool:
     """Whether a sender or writer lives or is on its way, in the order in which one follows the other without a gap."""
     return any(is_held(lock) for lock in (home.sender_lock, home.start_lock, home.writer_lock))
+
+
+def _remove_sockets(home: Home) -> None:
+    """Take away what killed processes left in the runtime directory."""
+    lock = take_lock(home.writer_lock)
+    if lock is None:
+        return  # a new writer is there already
+    home.socket.unlink(missing_ok=True)
+    if not EmbeddedPortal(home).is_up():
+        home.portal_socket.unlink(missing_ok=True)
+    lock.release()
 
 
 def resume() -> int:

@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from seclea.client.waiting import complete as wait_delivered
 from seclea.client.waiting import flush as wait_durable
 from seclea.contract import Destination, Home
 from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipeline_of
-from seclea.entities import Dataset, Entity, Kind, Model, RunStatus, new_uuid, to_json_value
+from seclea.entities import Dataset, Entity, Kind, Model, RunStatus, new_uuid
 from seclea.entities import TrainingRun as TrainingRunEntity
 from seclea.errors import (
     AuthenticationError,
@@ -89,7 +88,7 @@ class SecleaAI:
         self.settings = resolved
         self.destination = Destination(resolved.platform_url, resolved.auth_url, resolved.organization)
         self._speaker = Speaker(self.destination, self.project, resolved)
-        self._runs: weakref.WeakSet[TrainingRun] = weakref.WeakSet()
+        self._runs: list[TrainingRun] = []  # kept also where the user does not: the block finishes them
         self._terminated = False
         self._owner = os.getpid()
         self._lock = threading.Lock()
@@ -189,7 +188,7 @@ class SecleaAI:
         entity = Dataset(
             name=name,
             digest=taken.digest,
-            metadata=to_json_value(taken.metadata),
+            metadata=taken.metadata,
             format=taken.format,
             file_path=os.fspath(dataset) if isinstance(dataset, str | os.PathLike) else "",
             size=taken.size,
@@ -271,7 +270,7 @@ class SecleaAI:
         )
         line.store_entity(self._speaker, run_entity, run=run_uuid)
         run = TrainingRun(self.home, self._speaker, run_uuid, name or "")
-        self._runs.add(run)
+        self._runs = [*(one for one in self._runs if one._ended is None), run]
         return run
 
     # -- waiting, ending -----------------------------------------------------------------------------------------

@@ -140,6 +140,16 @@ class Spool:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.incoming(name))
 
+    def sweep_ring(self, ring: bytes, waiting: set[str]) -> None:
+        """Delete what stands in ``incoming`` for a ring that is gone: left by a writer that died before it could.
+
+        Args:
+            waiting: names of incoming files that rows wait for.
+        """
+        for path in self._home.incoming.glob(f"{ring.hex()}*"):
+            if path.name not in waiting:
+                path.unlink(missing_ok=True)
+
     def read(self, sha256: str) -> bytes:
         """A chunk's bytes.
 

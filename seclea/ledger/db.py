@@ -101,6 +101,11 @@ class _Reader:
             [kind, *values],
         )
 
+    def meta(self, key: str) -> str | None:
+        """What was noted under this key."""
+        row = self._one("SELECT value FROM meta WHERE key = ?", (key,))
+        return None if row is None else str(row["value"])
+
     def counts(self, destination: int | None = None) -> dict[str, dict[str, int]]:
         """Records by kind and status. Completed ones come from the running totals."""
         where = "" if destination is None else " AND destination = ?"
@@ -375,6 +380,12 @@ class Ledger(_Reader):
     def close_ring(self, ring: bytes) -> None:
         """The ring's producer is gone and its file empty."""
         self._connection.execute("UPDATE rings SET closed_ns = ? WHERE id = ?", (time.time_ns(), ring))
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Note something, in the place of what stood under this key."""
+        self._connection.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value)
+        )
 
     def destination(self, wanted: Destination, ca_bundle: str | None = None) -> int:
         """The number of a destination, made when new."""

@@ -58,7 +58,7 @@ def unpack(type: int, payload: bytes, allow_pickle: bool) -> Any:
     if type == PACKED:
         try:
             return msgpack.unpackb(payload, strict_map_key=False)
-        except ValueError as error:  # msgpack's own errors, and what strange bytes make it raise
+        except (ValueError, TypeError) as error:  # msgpack's own errors, and keys that cannot be keys
             raise ItemLost(f"An object in the queue is not what was put there: {error}") from error
     if type == PICKLED and allow_pickle:
         return pickle.loads(payload)  # noqa: S301  (from our own processes, through a 0700 directory)

@@ -123,10 +123,11 @@ class Queue:
         self._bounding = threading.Lock()  # a flock does not hold between threads
         self._local = threading.Lock()  # over the rings as seen from here
         self._rings = RingDirectory(self.directory)
-        self._closings = [weakref.finalize(self, self._rings.close)]
         self._is_settled = False  # whether this process has done what it must do once
         self._turn = _Turn(self.directory / "get.lock")
         self._room = _Turn(self.directory / "put.lock")
+        # What a queue that nobody closed lets go of when it is dropped; last the ring.
+        self._closings = [weakref.finalize(self, part.close) for part in (self._rings, self._turn, self._room)]
 
     def __getstate__(self) -> tuple[Any, ...]:
         return (self.directory, self._maxsize, self._capacity_bytes, self._allow_pickle, self._is_temporary)
@@ -216,7 +217,7 @@ class Queue:
                 fresh.close(unlink=True)
                 return self._producer or fresh
             self._producer = fresh
-            self._closings[1:] = [weakref.finalize(self, fresh.close)]
+            self._closings[3:] = [weakref.finalize(self, fresh.close)]
             for frame in full.retire() if full is not None else ():  # parked by signal handlers, before this put
                 fresh.put(*frame)
             self._settle()
@@ -246,6 +247,8 @@ class Queue:
 
     def get_many(self, max_items: int = 1000, timeout: float | None = 0.0) -> list[Any]:
         """Take up to ``max_items`` objects, as soon as there is at least one; an empty list when the time is over.
+
+        More may be there than one call brings: it takes from each producer's oldest ring only, and 16 MiB at most.
 
         Args:
             timeout: seconds; ``None`` waits for ever.

@@ -48,7 +48,7 @@ from seclea.writer.bodies import entity_body, finish_body
 log = logging.getLogger(__name__)
 
 MAX_BATCH_POINTS = 32_768  # about 1 MB on the wire
-_GET_OR_CREATE = frozenset({Kind.PROJECT, Kind.MODEL})
+_SETTINGS = "settings of the last client"  # a running client does not say them again to a new writer
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Recorder:
         discarded: incoming files that no record needs, to be deleted after the commit.
         touched: destinations that have new work.
         sealed: entities' records that got their place.
-        settings: limits and idle timeout that the last client asked for, None until then.
+        settings: limits and idle timeout that the last client asked for, also of a writer before us; None until then.
     """
 
     def __init__(self, ledger: Ledger, spool: Spool) -> None:
@@ -85,7 +85,8 @@ class Recorder:
         self.discarded: list[str] = []
         self.touched: set[int] = set()
         self.sealed: list[int] = []
-        self.settings: dict[str, Any] | None = None
+        noted = ledger.meta(_SETTINGS)
+        self.settings: dict[str, Any] | None = json.loads(noted) if noted else None
 
     def forget(self) -> None:
         """Drop everything remembered: the transaction was rolled back."""
@@ -208,6 +209,7 @@ class Recorder:
         destination = self._ledger.destination(Destination(*frame.destination), frame.ca_bundle)
         if frame.limits is not None:
             self.settings = dict(frame.limits)
+            self._ledger.set_meta(_SETTINGS, json.dumps(self.settings))
         row = self._ledger.find_entity(Kind.PROJECT, None, destination=destination, name=frame.project)
         fresh = None
         if row is None:

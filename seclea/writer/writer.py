@@ -130,6 +130,7 @@ class Writer:
         ring.close(unlink=True)
         del self.rings[ring_id]
         self.recorder.forget_ring(ring_id)
+        self.spool.sweep_ring(ring_id, {row["payload"] for row in self.ledger.saving()})
 
     def _quarantine(self, ring_id: bytes, ring: Consumer) -> None:
         """A dead producer's ring whose next frame is bad: keep the file aside, write down what is lost, go on."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from seclea.api import pace, reading
 from seclea.api.body import PIECE_BYTES, Part
@@ -215,6 +216,15 @@ def test_the_body_is_sent_under_the_reading_timeout_not_the_shorter_connecting_o
         assert timeouts == [0.25]
         assert seen[0].gettimeout() == 30
         session.close()
+
+
+def test_what_a_caller_was_handling_does_not_colour_its_next_request(session: Session, portal: FaultPortal) -> None:
+    portal.on("POST", "/x", Answer(fault=Fault.RESET))
+    try:
+        raise urllib3.exceptions.NewConnectionError(None, "of an earlier request")  # type: ignore[arg-type]
+    except urllib3.exceptions.NewConnectionError:
+        with pytest.raises(ReplyLost):
+            session.request("POST", "/x", json={})
 
 
 @pytest.mark.parametrize("size", [0, 10])

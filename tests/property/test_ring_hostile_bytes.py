@@ -118,7 +118,9 @@ def test_any_file_is_a_ring_or_damaged(tmp_path: Path, noise: bytes, size: int) 
 
 
 @RELAXED
-@given(frames=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 40)), max_size=40))
+@given(
+    frames=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 40)), max_size=40)
+)
 def test_forged_frames_without_a_right_checksum_are_not_frames(
     tmp_path: Path, frames: list[tuple[int, int, int]]
 ) -> None:

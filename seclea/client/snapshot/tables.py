@@ -101,6 +101,8 @@ def to_arrow(data: Any) -> tuple[Any, str]:
             return pa.Table.from_pandas(data), "pandas"
         if isinstance(data, pa.RecordBatch):
             data = pa.Table.from_batches([data])
+        if framework == "polars" and hasattr(data, "to_arrow") and hasattr(data, "columns"):
+            data = data.to_arrow()  # as plain text: by the protocol it gives views, which older pyarrow cannot convert
         if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__"):
             data = pa.table(data)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

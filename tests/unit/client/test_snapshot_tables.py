@@ -86,6 +86,18 @@ def test_anything_that_offers_an_arrow_table_is_taken(spool):
     assert snapshot_table(Foreign(), spool).digest == content_digest(pa.table({"a": [1]}))
 
 
+def test_a_polars_frame_is_taken_in_its_plain_form(spool):
+    class DataFrame:
+        __module__ = "polars.dataframe.frame"
+        columns = ("a",)
+
+        def to_arrow(self):
+            return pa.table({"a": ["x"]})
+
+    snapshot = snapshot_table(DataFrame(), spool)
+    assert snapshot.digest == content_digest(pa.table({"a": ["x"]})) and snapshot.metadata["framework"] == "polars"
+
+
 def test_categories_of_numbers_keep_their_digest_in_the_stored_file(spool):
     for table in (
         pd.DataFrame({"k": pd.Categorical([1, 2, 1])}),

@@ -32,7 +32,9 @@ def test_what_is_packed_comes_out_equal_and_of_the_same_type(item: Any) -> None:
     assert again == item and type(again) is type(item) and repr(again) == repr(item)
 
 
-@pytest.mark.parametrize("item", [(1, 2), [(1,)], {1, 2}, Colour.RED, 2**70, bytearray(b"x"), "\ud800", {(1, 2): 3}, 1j])
+@pytest.mark.parametrize(
+    "item", [(1, 2), [(1,)], {1, 2}, Colour.RED, 2**70, bytearray(b"x"), "\ud800", {(1, 2): 3}, 1j]
+)
 def test_what_msgpack_would_change_is_pickled_or_refused(item: Any) -> None:
     type_, payload = items.pack(item, allow_pickle=True)
     assert type_ == items.PICKLED
