@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from seclea.client.training_run import TrainingRun
+from seclea.client.training_run import TrainingRun, launcher_rank
 from seclea.client.validation import check_name, check_params
 from seclea.client.waiting import OnProgress
 from seclea.client.waiting import complete as wait_delivered
@@ -268,6 +268,7 @@ class SecleaAI:
             metadata=check_params(metadata or {}, "metadata"),
             started_ns=time.time_ns(),
         )
+        line.stream(self._speaker, run_uuid, launcher_rank())
         line.store_entity(self._speaker, run_entity, run=run_uuid)
         run = TrainingRun(self.home, self._speaker, run_uuid, name or "")
         self._runs = [*(one for one in self._runs if one._ended is None), run]

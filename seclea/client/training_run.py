@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from seclea.client.validation import check_metrics, check_params, check_step
+from seclea.client.validation import MAX_KEY, check_metrics, check_params, check_step
 from seclea.director import Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import ModelState, RunStatus
 from seclea.errors import RunFinishedError, UsageError
@@ -46,7 +46,7 @@ class TrainingRun:
     def _bind(self) -> None:
         pipeline = pipeline_of(self._home, self._limits)
         self._pipeline = pipeline
-        self._index = pipeline.stream(self._speaker, self.uuid, _rank())
+        self._index = pipeline.stream(self._speaker, self.uuid, launcher_rank())
         self._put: Any = pipeline.put
 
     @property
@@ -91,13 +91,16 @@ class TrainingRun:
             step = self._step + 1
         elif type(step) is not int or not -(1 << 63) <= step < 1 << 63:
             step = check_step(step)
-        self._step = step
         if not metrics:
+            self._step = step
             return
         try:
             payload = _packb((self._index, step, _time_ns(), metrics))
         except UnicodeEncodeError:
             payload = _packb((self._index, step, _time_ns(), check_metrics(metrics)))  # names the key
+        if "" in metrics or (len(payload) > MAX_KEY and max(map(len, metrics)) > MAX_KEY):
+            check_metrics(metrics)  # names the key
+        self._step = step
         if len(payload) > MAX_FRAME_BYTES:
             self._pipeline.put_large(FrameType.METRICS, payload, self._index)
         else:
@@ -191,7 +194,7 @@ def _rebuild(home: str, speaker: Speaker, uuid: str, name: str, owner: int, ende
     return run
 
 
-def _rank() -> int:
+def launcher_rank() -> int:
     """The process's rank as launchers (torchrun, mpirun with a wrapper, Slurm) say it; 0 without."""
     for name in ("RANK", "SLURM_PROCID"):
         value = os.environ.get(name, "")

@@ -35,7 +35,8 @@ def create_app(config: PortalConfig) -> FastAPI:
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(IntegrityError, _not_unique)
-    app.add_exception_handler(OperationalError, _no_database)
+    app.add_exception_handler(OperationalError, _no_room)
+    app.add_exception_handler(OSError, _no_room)
     return app
 
 
@@ -64,7 +65,8 @@ async def _not_unique(request: Request, _error: Exception) -> Response:
     return await _refused(request, already_exists("object", "of the table"))
 
 
-async def _no_database(request: Request, error: Exception) -> Response:
-    logger.error("the database cannot be used: %s", error)
-    refusal = Refusal(503, "The database cannot be used right now.", code="database", headers={"Retry-After": "5"})
+async def _no_room(request: Request, error: Exception) -> Response:
+    """The database or the disk does not do what it should: full, busy, broken. Nothing was kept; it may go well later."""
+    logger.error("request %s: the database or the disk cannot be used: %s", _request_id(request), error)
+    refusal = Refusal(503, "The portal cannot store anything right now.", code="storage", headers={"Retry-After": "5"})
     return await _refused(request, refusal)

@@ -58,7 +58,7 @@ def too_large(limit: int) -> Refusal:
 async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """The body as it comes, refused as soon as it is (or says that it is) longer than ``limit`` bytes."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and len(announced) < 20 and int(announced) > limit:
+    if announced.isascii() and announced.isdigit() and len(announced) < 20 and int(announced) > limit:
         raise too_large(limit)
     total = 0
     try:

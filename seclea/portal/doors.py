@@ -70,6 +70,7 @@ class Door:
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
                     *(pair for pair in _HEADERS if pair[0] not in own),
+                    *(() if own & {b"cache-control", b"etag"} else ((b"cache-control", b"no-store"),)),
                 ]
             await send(message)
 

@@ -231,8 +231,10 @@ def _head(connection: Connection, organization_id: int, place: Place) -> Any | N
 
 
 def _check_place(incoming: Incoming, place: Place, head: Any | None) -> None:
-    if incoming.kind is not RecordKind.METRICS and place.first != place.last:
-        raise bad("Only metrics cover more than one sequence number.", field="Seclea-Sequence")
+    if (incoming.chained_kind or incoming.kind) != RecordKind.METRICS and place.first != place.last:
+        raise bad(
+            "Only metrics (and what stands for them) cover more than one sequence number.", field="Seclea-Sequence"
+        )
     expected = head["sequence"] + 1 if head is not None else 1
     if place.first != expected:
         raise Refusal(

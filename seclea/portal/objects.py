@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, and_, bindparam, exists, or_, select
 
 from seclea.entities import Kind
-from seclea.portal.bodies import is_uuid
+from seclea.portal.bodies import INT64, int_field, is_uuid
 from seclea.portal.replies import bad
 from seclea.portal.tables import (
     aliases,
@@ -49,12 +49,7 @@ def _equals(column: Any) -> Callable[[str], Any]:
 
 
 def _whole(column: Any) -> Callable[[str], Any]:
-    def condition(value: str) -> Any:
-        if not value.lstrip("-").isdigit() or len(value) > 19:
-            raise bad(f"{column.name} is no whole number.", field=column.name)
-        return column == int(value)
-
-    return condition
+    return lambda value: column == int_field({column.name: value}, column.name, low=-INT64)
 
 
 def _reference(kind: str, column: Any, table: Table) -> Callable[[str], Any]:

@@ -10,7 +10,6 @@ Rule 4: after a fork the child closes what it inherited and starts with a ring, 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from seclea.errors import QueueClosed, QueueEmpty, QueueFull, UsageError
 from seclea.queues import items, segment, temporary
 from seclea.queues.ring import Consumer, Producer
 from seclea.queues.ring_directory import PRODUCER_ID_BYTES, RingDirectory
+from seclea.queues.turn import Turn
 from seclea.queues.wait import wait_until
 
 log = logging.getLogger(__name__)
@@ -124,8 +124,8 @@ class Queue:
         self._local = threading.Lock()  # over the rings as seen from here
         self._rings = RingDirectory(self.directory)
         self._is_settled = False  # whether this process has done what it must do once
-        self._turn = _Turn(self.directory / "get.lock")
-        self._room = _Turn(self.directory / "put.lock")
+        self._turn = Turn(self.directory / "get.lock")
+        self._room = Turn(self.directory / "put.lock")
         # What a queue that nobody closed lets go of when it is dropped; last the ring.
         self._closings = [weakref.finalize(self, part.close) for part in (self._rings, self._turn, self._room)]
 
@@ -258,7 +258,7 @@ class Queue:
         return taken
 
     def _take(self, taken: list[Any], max_items: int) -> bool:
-        with self._looking() as rings:
+        with self._looking(always=False) as rings:
             while rings.has_items() or rings.wants_retiring():
                 if not self._turn.take(_TURN_SECONDS):
                     break
@@ -341,14 +341,14 @@ class Queue:
         """There is no thread."""
 
     @contextmanager
-    def _looking(self) -> Iterator[RingDirectory]:
-        """The rings as they are now, for one thread of this process at a time."""
+    def _looking(self, always: bool = True) -> Iterator[RingDirectory]:
+        """The rings, for one thread of this process at a time; ``always``: also those made this very instant."""
         with self._local:
             if self._closed:
                 raise QueueClosed("The queue is closed in this process.")
             self._settle()
             try:
-                self._rings.scan()
+                self._rings.scan(always)
             except FileNotFoundError:
                 raise QueueClosed(f"The queue's directory {self.directory} was removed.") from None
             yield self._rings
@@ -374,36 +374,6 @@ def _commit(rings: list[Consumer], files: list[Path]) -> None:
         ring.commit()
     for file in files:
         file.unlink(missing_ok=True)
-
-
-class _Turn:
-    """A flock that processes take in turns; the kernel releases it at death. The file is never removed by it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = -1
-
-    def take(self, timeout_seconds: float) -> bool:
-        if self._descriptor < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(self._path, flags, 0o600)
-        return self._try() or wait_until(self._try, timeout_seconds)
-
-    def _try(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def leave(self) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Let go of the file. In a forked child this releases nothing that the parent holds."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 _queues: weakref.WeakSet[Queue] = weakref.WeakSet()

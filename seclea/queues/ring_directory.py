@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 PRODUCER_ID_BYTES = 8
 _CLOCK_GRAIN_NS = 50_000_000  # a directory changed this recently may change again with the same time stamp
+_SCAN_SECONDS = 0.02  # how long a new producer waits at most while the others keep the consumer busy
 _LIVENESS_SECONDS = 1.0  # between two looks at whether a silent producer lives: three system calls each
 
 
@@ -29,7 +30,9 @@ class RingDirectory:
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
+        self._name = str(directory)
         self._clock = clock
+        self._scan_at = 0.0
         self._rings: dict[str, Consumer] = {}
         self._heads: list[Consumer] = []  # per producer its oldest ring; only that one may be read
         self._seen_ns = 0  # time stamp of the directory at the last listing
@@ -38,9 +41,17 @@ class RingDirectory:
         self._next = 0
         self.damaged = 0  # rings put aside
 
-    def scan(self) -> None:
-        """Notice new rings and those that others have removed. One ``stat`` when nothing has changed."""
-        changed_ns = os.stat(self._directory).st_mtime_ns
+    def scan(self, always: bool = True) -> None:
+        """Notice new rings and those that others have removed. One ``stat`` when nothing has changed.
+
+        Args:
+            always: else only when the known rings are empty, or it was not done for 20 ms.
+        """
+        now = self._clock()
+        if not always and now < self._scan_at and self.has_items():
+            return
+        self._scan_at = now + _SCAN_SECONDS
+        changed_ns = os.stat(self._name).st_mtime_ns
         if changed_ns == self._seen_ns:
             return
         self._seen_ns = 0 if time.time_ns() - changed_ns < _CLOCK_GRAIN_NS else changed_ns

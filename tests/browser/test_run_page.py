@@ -49,7 +49,12 @@ class Job:
         self.send(
             "bulk", "dataset", "datasets", {**table, **in_project, **upload(self.owner, self.organization, b"a,b\n")}
         )
-        run = {"uuid": self.run, "name": "Training Run 1", "model": self.model, "datasets": [self.dataset]}
+        run: dict[str, Any] = {
+            "uuid": self.run,
+            "name": "Training Run 1",
+            "model": self.model,
+            "datasets": [self.dataset],
+        }
         run |= {
             "params": {"learning_rate": 0.01, "seed": {"__float__": "NaN"}},
             "started_ns": 1_700_000_000_000_000_000,

@@ -133,7 +133,7 @@ class Session(requests.Session):
         self.base = base
         self.trust_env = False
 
-    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         address = str(url) if str(url).startswith("http") else self.base + str(url)
         kwargs.setdefault("timeout", 30)
         return super().request(method, address, *args, **kwargs)
@@ -155,7 +155,7 @@ class _UnixPool(HTTPConnectionPool):
         super().__init__("portal", maxsize=8)
         self._path = path
 
-    def _new_conn(self) -> _UnixConnection:  # type: ignore[override]
+    def _new_conn(self) -> _UnixConnection:
         return _UnixConnection(self._path)
 
 
@@ -252,14 +252,20 @@ def canonical(body: Any) -> bytes:
 def pack(run: str, first: int, calls: Sequence[dict[str, float]], *, rank: int = 0, step: int = 0) -> bytes:
     """A batch of metrics: one mapping per log call, steps counted from ``step``."""
     keys: list[str] = []
-    columns = {"sequence": array("I"), "key": array("H"), "step": array("q"), "time": array("q"), "value": array("d")}
+    columns: dict[str, Any] = {
+        "sequence": array("I"),
+        "key": array("H"),
+        "step": array("q"),
+        "time": array("q"),
+        "value": array("d"),
+    }
     for offset, call in enumerate(calls):
         for key, value in call.items():
             if key not in keys:
                 keys.append(key)
             row = (offset, keys.index(key), step + offset, 1_700_000_000_000_000_000 + offset, value)
             for column, item in zip(columns.values(), row, strict=True):
-                column.append(item)  # type: ignore[arg-type]
+                column.append(item)
     body = {"v": 1, "run": run, "rank": rank, "first": first, "last": first + len(calls) - 1, "keys": keys}
     packed: bytes = msgpack.packb(
         {**body, "count": len(columns["value"]), **{name: column.tobytes() for name, column in columns.items()}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -57,6 +58,15 @@ def test_without_a_login_nothing_is_told(portal: PortalServer) -> None:
     assert session.post("/api/token/verify/").status_code == 401
     for token in ("", "x", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."):
         assert session.get("/organization/", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+def test_the_header_in_which_older_clients_repeat_their_cookies_is_ignored(portal: PortalServer) -> None:
+    session = portal.login("ada")
+    repeated = {"HTTP_COOKIE": json.dumps({"access_token": "wrong", "refresh_token": "wrong"})}
+    assert session.get("/organization/", headers=repeated).status_code == 200
+    token = session.cookies["access_token"]
+    alone = portal.tcp().get("/organization/", headers={"HTTP_COOKIE": json.dumps({"access_token": token})})
+    assert alone.status_code == 401
 
 
 def test_an_access_token_works_as_bearer(portal: PortalServer) -> None:

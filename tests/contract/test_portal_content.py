@@ -53,6 +53,13 @@ def stored(owner: Session, organization: str, project: str) -> tuple[str, bytes]
     return str(reply.json()["uuid"]), body
 
 
+def upload_again(body: bytes) -> dict[str, Any]:
+    """What a create says of chunks that were put before."""
+    parts = [body[start : start + CUT] for start in range(0, len(body), CUT)]
+    named = [[hashlib.sha256(part).hexdigest(), len(part)] for part in parts]
+    return {"chunks": named, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+
+
 def blob(portal: PortalServer, part: bytes) -> Any:
     name = hashlib.sha256(part).hexdigest()
     return portal.data / "blobs" / name[:2] / name
@@ -118,6 +125,8 @@ def test_a_damaged_chunk_is_named_and_nothing_of_it_is_served(
     assert owner.get(address, headers={"Range": f"bytes=0-{CUT - 1}"}).content == body[:CUT]
     path.unlink()
     assert owner.get(address).json()["chunk"] == path.name
+    other = create(owner, organization, project, upload_again(body))
+    assert (other.status_code, other.json()["code"], other.json()["missing"]) == (409, "missing_chunks", [path.name])
     again = owner.put(f"/collection/chunks/{path.name}?organization={organization}", data=damaged)
     assert again.status_code == 200  # here already; the bytes that came heal it
     assert owner.get(address).content == body

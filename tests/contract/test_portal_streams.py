@@ -222,6 +222,25 @@ def test_a_tombstone_stands_for_a_refused_record_and_the_chain_reads_the_same(
     assert (receipt["tombstones"], receipt["sequence"]) == (1, 3)
 
 
+def test_a_tombstone_stands_for_a_batch_of_metrics_over_all_its_numbers(
+    owner: Session, stream: Stream, project: str
+) -> None:
+    run = start_run(stream, project)
+    raw = pack(run, 3, [{"x" * 2000: 1.0}] * 5)
+    digest = hashlib.sha256(raw).digest()
+    headers = stream.headers("ordered", "metrics", digest, count=5)
+    assert stream.post("/collection/metrics", raw, headers).status_code == 400
+    stands_for = {"kind": "metrics", "digest": digest.hex(), "uuid": None, "remote_id": None}
+    stone = {"kind": "metrics", "count": 5, "reason": "refused", "detail": "key too long", "stands_for": stands_for}
+    headers = stream.headers("ordered", "metrics", digest, count=5, suffix=".t")
+    assert headers["Seclea-Sequence"] == "3-7"
+    assert stream.post("/collection/tombstones", canonical(stone), headers).status_code == 201
+    stream.advance()
+    assert stream.send_metrics(run, [{"x": 1.0}]).status_code == 201
+    told = owner.get(f"/collection/training-runs/{run}/metrics?key=x").json()
+    assert (told["gaps"], told["values"], told["tombstones"][0]["count"]) == ([], [1.0], 5)
+
+
 def test_an_adopted_id_is_an_alias_of_the_object_that_was_there(owner: Session, stream: Stream) -> None:
     there = owner.post(
         "/collection/projects", json={"name": f"there {uuid.uuid4()}"}, params={"organization": stream.organization}

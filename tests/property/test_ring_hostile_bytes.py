@@ -6,6 +6,7 @@ import os
 import random
 import struct
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -134,6 +135,39 @@ def test_forged_frames_without_a_right_checksum_are_not_frames(
     path.write_bytes(data)
     assert read_everything(path) == []
     path.unlink()
+
+
+@pytest.mark.parametrize("head", [24 + 8, 24 + 16, 1 << 62, 4096 + 8 * 40, 24 * 3 + 4])
+def test_nothing_is_read_past_a_head_that_cannot_be(tmp_path: Path, head: int) -> None:
+    """HEAD inside a frame, beyond the capacity, or not aligned: only whole frames below it exist."""
+    producer = Producer.create(tmp_path, capacity_bytes=4096)
+    for _ in range(4):
+        producer.put(1, b"8 bytes.")
+    consumer = Consumer.attach(producer.path)
+    consumer._words[layout.HEAD] = head
+    assert consumer.read() == ([(1, 1, b"8 bytes.")] if head in (32, 40) else [])
+    assert consumer.is_damaged and consumer.backlog_bytes <= 4096
+    consumer.close()
+    producer.close()
+
+
+def test_a_forged_frame_that_goes_past_the_end_is_no_frame(tmp_path: Path) -> None:
+    """Its checksum is right for the bytes that a slice of the file gives."""
+    producer = Producer.create(tmp_path, capacity_bytes=4096)
+    consumer = Consumer.attach(producer.path)
+    while producer.put(1, b"x" * 1000):
+        consumer.read()
+        consumer.commit()
+        if consumer._position % 4096 > 3000:
+            break
+    position = consumer._position % 4096
+    sequence, word = producer.sequence + 1, 1 << 24 | 5000
+    checksum = crc32(consumer._memory[layout.HEADER_BYTES + position + 16 :], (sequence + word) & layout.U32)
+    layout.FRAME.pack_into(consumer._memory, layout.HEADER_BYTES + position, word, checksum, sequence)
+    consumer._words[layout.HEAD] += 4096
+    assert consumer.read() == [] and consumer.is_damaged
+    consumer.close()
+    producer.close()
 
 
 def test_a_damaged_frame_is_told_from_an_empty_ring(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def streams_of_runs(home: PipelineHome) -> list[tuple[str, int, int]]:
     """(run, rank, log calls) of each stream of a run."""
     return home.rows(
         "SELECT s.run, s.rank, sum(r.last - r.first + 1) FROM streams s JOIN records r ON r.stream = s.id"
-        " WHERE r.kind = 'metrics' GROUP BY s.id ORDER BY s.id"
+        " WHERE r.kind = 'metrics' GROUP BY s.id ORDER BY s.rank, 3"
     )
 
 
@@ -109,18 +109,18 @@ def test_threads_log_to_one_stream_and_each_call_is_there_once(home: PipelineHom
 
 def test_spawned_processes_are_given_the_run_and_log_to_it_with_their_rank(home: PipelineHome) -> None:
     (home.work / "job.py").write_text(
-        "import os\n"
         "def work(run, rank):\n"
-        "    os.environ['RANK'] = str(rank)\n"
         "    run.log({'loss': float(rank)}, step=rank)\n"
         "    run.finish()\n"
     )
     script = home.script(
-        START,
         """
-        import multiprocessing
+        import multiprocessing, os
         from job import work
+        from seclea import SecleaAI
         if __name__ == "__main__":
+            run = SecleaAI("Claims").start_training_run()
+            run.log({"loss": 0.0}, step=0)
             context = multiprocessing.get_context("spawn")
             for rank in (1, 2):
                 os.environ["RANK"] = str(rank)  # as a launcher sets it, before the process starts
@@ -130,7 +130,7 @@ def test_spawned_processes_are_given_the_run_and_log_to_it_with_their_rank(home:
                 assert child.exitcode == 0
             print(run.uuid, flush=True)
             input()
-        """.replace("\n        ", "\n"),
+        """,
         RANK=0,
     )
     run = script.hear()

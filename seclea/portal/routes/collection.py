@@ -17,13 +17,14 @@ from starlette.responses import Response
 
 from seclea.portal import creates
 from seclea.portal.accounts import Organization
+from seclea.portal.blobs import DamagedBlob
 from seclea.portal.bodies import Body, is_uuid, read_body
 from seclea.portal.context import Portal, authenticate, ids, only_organization, portal_of, scope_of
 from seclea.portal.creates import Payload, check_chunks, payload_field
 from seclea.portal.intake import Effect, Incoming, Place, read_key, read_place, replay
 from seclea.portal.objects import COLLECTIONS, PROJECTS, Collection, find_row, show_list, show_one
 from seclea.portal.payloads import check_whole, store_file
-from seclea.portal.replies import bad, json_reply, not_found, raw_json
+from seclea.portal.replies import Refusal, bad, json_reply, not_found, raw_json
 from seclea.portal.threads import in_thread
 from seclea.records import RecordKind
 
@@ -215,10 +216,18 @@ async def _create_with_payload(
             if known is not None:
                 return known
             if body.file is None:
-                await in_thread(check_whole, portal.blobs, payload)
+                await _check_whole(portal, payload)
             return await portal.take(incoming, make(organization, body.fields, payload))
     finally:
         await body.close()
+
+
+async def _check_whole(portal: Portal, payload: Payload) -> None:
+    try:
+        await in_thread(check_whole, portal.blobs, payload)
+    except DamagedBlob as error:  # sent again, it is healed
+        detail = f"A chunk has been damaged here: {error}. Send it again."
+        raise Refusal(409, detail, code="missing_chunks", missing=[error.sha256]) from None
 
 
 def _known(connection: Connection, incoming: Incoming, payload: Payload) -> Response | None:

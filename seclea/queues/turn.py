@@ -1,0 +1,39 @@
+"""Turns between processes, under a lock that the kernel takes back from the dead."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from seclea.queues.wait import wait_until
+
+
+class Turn:
+    """A flock that processes take in turns; the kernel releases it at death. The file is never removed by it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def take(self, timeout_seconds: float) -> bool:
+        if self._descriptor < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self._path, flags, 0o600)
+        return self._try() or wait_until(self._try, timeout_seconds)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def leave(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the file. In a forked child this releases nothing that the parent holds."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
