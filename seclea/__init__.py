@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from seclea.client.module_level import finish, init, log
     from seclea.client.seclea_ai import SecleaAI
     from seclea.client.training_run import TrainingRun
+    from seclea.director import Progress
+    from seclea.entities import Dataset, ModelState
     from seclea.errors import (
         AuthenticationError,
         ConfigurationError,
@@ -40,6 +42,9 @@ __version__ = "0.1.0"
 __all__ = [
     "SecleaAI",
     "TrainingRun",
+    "Dataset",
+    "ModelState",
+    "Progress",
     "init",
     "log",
     "finish",
@@ -73,6 +78,9 @@ __all__ = [
 _HOMES = {
     "SecleaAI": "seclea.client.seclea_ai",
     "TrainingRun": "seclea.client.training_run",
+    "Dataset": "seclea.entities",
+    "ModelState": "seclea.entities",
+    "Progress": "seclea.director",
     "init": "seclea.client.module_level",
     "log": "seclea.client.module_level",
     "finish": "seclea.client.module_level",

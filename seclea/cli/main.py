@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     flush.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
     stop = add("stop", _stop, "Stop the home's background processes; what is not sent is sent after the next start.")
     stop.add_argument("--timeout", type=float, default=20.0, metavar="SECONDS")
-    add("retry", _retry, "Lift holds: try again to send what waits.")
+    add("retry", _retry, "Try destinations again that are on hold.")
     config = add("config", _config, "Show the settings in force.")
     config.add_argument("--origin", action="store_true", help="and where each value came from")
     return top

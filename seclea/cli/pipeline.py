@@ -117,7 +117,9 @@ def stop_all(timeout_seconds: float, home: Home | None = None) -> int:
             break  # what is there now was started since then, by a job that needs it
         time.sleep(0.02)
     if home.path.exists():
-        EmbeddedPortal(home).stop()  # left up by itself, by --keep or `seclea ui`
+        if not EmbeddedPortal(home).stop():  # left up by itself, by --keep or `seclea ui`
+            print(f"The portal did not leave; see {home.logs / 'portal.log'}.", file=sys.stderr)
+            return 1
         _remove_sockets(home)
     left = progress(home).pending if home.ledger.exists() else 0
     print("Stopped." + (f" {left} records wait for the next start." if left else ""))
@@ -135,7 +137,7 @@ def _remove_sockets(home: Home) -> None:
     if lock is None:
         return  # a new writer is there already
     home.socket.unlink(missing_ok=True)
-    if not EmbeddedPortal(home).is_up():
+    if not is_held(home.portal / "portal.lock"):
         home.portal_socket.unlink(missing_ok=True)
     lock.release()
 
@@ -148,7 +150,7 @@ def resume() -> int:
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
         if ask(home, {"op": "resume", "destination": None}, 5.0) is not None:
-            print("Holds are lifted.")
+            print("Destinations on hold are tried again. Records that a portal refused stay as they are.")
             return 0
         time.sleep(0.05)
     raise PipelineError("The background writer does not start.", f"Look at {home.logs / 'writer.log'}.")

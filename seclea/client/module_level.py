@@ -11,7 +11,7 @@ from typing import Any
 
 from seclea.client.seclea_ai import SecleaAI
 from seclea.client.training_run import TrainingRun
-from seclea.director import Progress
+from seclea.director import Progress, open_pipelines
 from seclea.entities import RunStatus
 from seclea.errors import RunFinishedError
 
@@ -76,4 +76,6 @@ def _at_exit(owner: int) -> None:
         # Python sets last_type for the exception that ended the script, also when a file is run.
         failed = getattr(sys, "last_type", None) is not None
         with contextlib.suppress(Exception):
+            for pipeline in open_pipelines():
+                pipeline.hurry()  # the exit of a job is not ours to delay
             _current.finish(RunStatus.FAILED if failed else RunStatus.FINISHED)

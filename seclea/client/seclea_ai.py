@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -91,7 +91,7 @@ class SecleaAI:
         self._runs: list[TrainingRun] = []  # kept also where the user does not: the block finishes them
         self._terminated = False
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._uploaded: dict[str, Dataset] = {}  # by name, of this client: the ledger may not show them yet
         if choice.reason:
             _say_once(choice.reason)
         username = username or os.environ.get("SECLEA_USERNAME")
@@ -176,6 +176,7 @@ class SecleaAI:
 
         line = self._line
         name = check_name("dataset", dataset_name, 256)
+        line.wait_for_room()
         taken = snapshot_table(dataset, self.home.incoming, metadata)
         try:
             known = self._known_dataset(name, taken.digest)
@@ -195,33 +196,38 @@ class SecleaAI:
             sha256=taken.sha256,
         )
         line.store_entity(self._speaker, entity, payload=taken.path)
+        self._uploaded[name] = entity
         return entity
 
     def _known_dataset(self, name: str, digest: str) -> Dataset | None:
-        """The same dataset, if this home recorded it before; an error where name or content is taken."""
-        import json
-
-        try:
-            with LedgerView(self.home.ledger) as view:
-                project = self._project_row(view)
-                if project is None:
-                    return None
+        """The same dataset, if it was recorded before; an error where name or content is taken."""
+        for known in self._uploaded.values():
+            if known.digest == digest:
+                return self._same_name(known, name)
+        taken = name in self._uploaded
+        same = None
+        # Without a ledger yet there is nothing to find; the writer looks again.
+        with contextlib.suppress(LedgerError), LedgerView(self.home.ledger) as view:
+            project = self._project_row(view)
+            if project is not None:
                 same = view.find_entity(Kind.DATASET, project, digest=digest)
-                if same is None and view.find_entity(Kind.DATASET, project, name=name) is not None:
-                    raise DuplicateError(
-                        f"The project {self.project!r} has a dataset {name!r} already, with other content.",
-                        "Give this one another name.",
-                    )
-        except LedgerError:
-            return None  # no ledger yet; the writer looks again
-        if same is None:
-            return None
-        if same["name"] != name:
+                taken = taken or view.find_entity(Kind.DATASET, project, name=name) is not None
+        if same is not None:
+            return self._same_name(Dataset.from_json(json.loads(same["json"])), name)
+        if taken:
             raise DuplicateError(
-                f"The project {self.project!r} has the same content already, as the dataset {same['name']!r}.",
+                f"The project {self.project!r} has a dataset {name!r} already, with other content.",
+                "Give this one another name.",
+            )
+        return None
+
+    def _same_name(self, known: Dataset, name: str) -> Dataset:
+        if known.name != name:
+            raise DuplicateError(
+                f"The project {self.project!r} has the same content already, as the dataset {known.name!r}.",
                 "Use that name.",
             )
-        return Dataset.from_json(json.loads(same["json"]))
+        return known
 
     def _project_row(self, view: LedgerView) -> str | None:
         for row in view.destinations():

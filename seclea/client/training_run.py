@@ -134,6 +134,7 @@ class TrainingRun:
             self._bind()
         extra = check_params(metadata or {}, "metadata")
         step = None if step is None else check_step(step)
+        self._pipeline.wait_for_room()
         taken = snapshot_model(model, self._home.incoming)
         state = ModelState(
             name=taken.model_name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from seclea.contract import Destination, Home
 from seclea.director import Progress, ask_until, open_pipelines, progress
@@ -24,9 +25,7 @@ def flush(home: Home, destination: Destination | None, timeout_seconds: float) -
     done = ask_until(home, {"op": "flush", "ring": None}, max(deadline - time.monotonic(), 0.0)) and done
     now = progress(home, destination)
     reasons = now.reasons if done else (f"not durable within {timeout_seconds:g} s", *now.reasons)
-    return Progress(
-        done, now.delivered, now.pending, now.failed, now.held, now.delivered_bytes, now.pending_bytes, reasons
-    )
+    return replace(now, done=done, reasons=reasons)
 
 
 def complete(
@@ -42,13 +41,11 @@ def complete(
         now = progress(home, destination)
         if on_progress is not None:
             on_progress(now)
-        if now.done or (now.pending == 0 and (now.failed or now.held)):
+        if now.done or now.on_hold or (now.pending == 0 and (now.failed or now.held)):
             return now
         left = deadline - time.monotonic()
         if left <= 0:
             late = (f"{now.pending} records are left after {timeout_seconds:g} s; the background goes on", *now.reasons)
-            return Progress(
-                False, now.delivered, now.pending, now.failed, now.held, now.delivered_bytes, now.pending_bytes, late
-            )
+            return replace(now, reasons=late)
         time.sleep(min(look_seconds, left))
         look_seconds = min(look_seconds * 1.5, _LAST_LOOK_SECONDS)

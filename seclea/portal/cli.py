@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seclea.errors import MissingExtraError, SecleaError, UsageError
+from seclea.settings.home import home_directory
 
 if TYPE_CHECKING:
     from seclea.portal.context import Portal
@@ -88,11 +89,7 @@ def _answer(command: Any, arguments: argparse.Namespace) -> int:
 
 def default_data() -> Path:
     """The folder of the home's own portal."""
-    home = os.environ.get("SECLEA_HOME")
-    if home:
-        return Path(home).expanduser() / "portal"
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "seclea" / "portal"
+    return home_directory().path / "portal"
 
 
 def require_extra() -> None:
@@ -224,6 +221,8 @@ def _ask(arguments: argparse.Namespace, path: str, body: dict[str, Any]) -> dict
         connection.close()
     except (OSError, ValueError, KeyError, http.client.HTTPException):
         return None
+    if reply.status == 200:
+        raise UsageError(f"{body['name']!r} already exists.")
     if reply.status != 201:
         raise UsageError(str(answer.get("detail", reply.status)))
     return answer

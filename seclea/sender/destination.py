@@ -15,6 +15,7 @@ from typing import Any
 from seclea.api.api import Api
 from seclea.contract import Destination, Outcome
 from seclea.errors import UnknownOrganizationError
+from seclea.sender.backoff import RetryBudget
 from seclea.sender.breaker import BreakerState, Wait, after_attempt, before_attempt
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class DestinationState:
         self._random = random
         self._lock = threading.Lock()
         self._boot = boot_id()
+        self._budget = RetryBudget()
         self._breaker = BreakerState.from_json(json.loads(row["breaker"]) if row["breaker"] else None)
         self._organization = row["organization_uuid"]
         self._requests = self._retries = 0
@@ -74,12 +76,14 @@ class DestinationState:
         """Whether one of these entities is not at the portal, as far as ledger and memory know."""
         return any(uuid not in self.remote for uuid in unmet)
 
-    def may_attempt(self, now: float) -> float:
+    def may_attempt(self, now: float, *, retry: bool) -> float:
         """0 when a request may go out now, else the seconds until then. A probe is announced before it is sent."""
         with self._lock:
             decision = before_attempt(self._breaker, now, self._boot)
             if isinstance(decision, Wait):
                 return decision.seconds
+            if retry and (wait_seconds := self._budget.take(now)) > 0:
+                return wait_seconds
             self._set_breaker(decision.state)
             return 0.0
 

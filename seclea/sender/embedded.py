@@ -12,7 +12,7 @@ import threading
 import time
 
 from seclea.contract import Home
-from seclea.processes.rendezvous import private_directory
+from seclea.processes.rendezvous import is_held, private_directory
 from seclea.processes.spawn import spawn_detached
 
 log = logging.getLogger(__name__)
@@ -67,18 +67,22 @@ class EmbeddedPortal:
                 stopping.wait(_LOOK_SECONDS)
             return False
 
-    def stop(self) -> None:
-        """Ask it to leave, and wait a moment for it."""
-        if self._call("POST", "/internal/stop") is None:
-            return
-        deadline = time.monotonic() + 5.0
-        while time.monotonic() < deadline and self._call("GET", "/internal/health") is not None:
-            time.sleep(_LOOK_SECONDS)
-        if self._child is not None:
+    def stop(self, timeout_seconds: float = 8.0) -> bool:
+        """Have it leave, also while it is still starting; whether it is gone."""
+        deadline = time.monotonic() + timeout_seconds
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
             try:
-                self._child.wait(2.0)
+                self._child.wait(timeout_seconds)
             except subprocess.TimeoutExpired:
                 log.warning("the embedded portal takes its time to leave")
+        lock = self._home.portal / "portal.lock"
+        while is_held(lock):  # one that another process started
+            if time.monotonic() > deadline:
+                return False
+            self._call("POST", "/internal/stop")  # nobody hears it while the portal is starting: asked again
+            time.sleep(_LOOK_SECONDS)
+        return True
 
     def make_organization(self, name: str) -> bool:
         """Make an organization there: the home's owner may name any."""

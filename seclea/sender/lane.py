@@ -33,6 +33,7 @@ from seclea.ledger.blobs import Spool
 from seclea.ledger.db import LedgerView
 from seclea.records import Lane, Record, RecordKind
 from seclea.sender.backoff import full_jitter
+from seclea.sender.breaker import LONGEST_OPEN_SECONDS
 from seclea.sender.destination import DestinationState
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class LaneWorker:
         self._settled: dict[int, None] = {}  # told to the writer, perhaps not committed yet
         self._stand_ins: dict[bytes, int] = {}  # streams that wait for a tombstone at this position
         self._blocked: dict[bytes, float] = {}  # streams that must not be asked again before this time
-        self._delays = full_jitter(tools.random)
+        self._delays = full_jitter(tools.random, cap=LONGEST_OPEN_SECONDS)
         self._not_before = 0.0
         self.wake = threading.Event()
 
@@ -95,6 +96,12 @@ class LaneWorker:
             self._view.close()
             self._view = None
 
+    def resume(self) -> None:
+        """A person did something: try at once."""
+        self._not_before = 0.0
+        self._blocked.clear()
+        self.wake.set()
+
     def step(self) -> float:
         """Send the next record, if there is one and it may be sent; seconds to wait before the next step."""
         if self._state.hold is not None:
@@ -107,7 +114,7 @@ class LaneWorker:
             return _BLOCKED_SECONDS if blocked else _LOOK_SECONDS
         if not self._state.make_ready():
             return _LOOK_SECONDS
-        wait_seconds = self._state.may_attempt(time.monotonic())
+        wait_seconds = self._state.may_attempt(time.monotonic(), retry=record.retries > 0)
         if wait_seconds > 0:
             return wait_seconds
         outcome = self._attempt(record)
@@ -212,7 +219,7 @@ class LaneWorker:
 
     def _settle(self, record: Record, outcome: Outcome) -> None:
         streams = self._tools.api.speaks("streams")
-        self._delays = full_jitter(self._tools.random)
+        self._delays = full_jitter(self._tools.random, cap=LONGEST_OPEN_SECONDS)
         self._settled[record.id] = None
         self._blocked.pop(record.stream, None)
         if record.stands_for is not None:

@@ -73,7 +73,7 @@ class Sender:
             if destination in (None, number):
                 state.set_hold(None)
                 for lane in self._lanes[number]:
-                    lane.wake.set()
+                    lane.resume()
 
     def open_destinations(self) -> None:
         """Start lanes to every destination of the ledger that has none."""

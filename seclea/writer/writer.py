@@ -272,7 +272,8 @@ class Writer:
         ledger = self.home.ledger
         self.usage = Usage(
             memory=rings + resident_bytes((os.getpid(), *self.sender_pids)),
-            disk=self.ledger.spool_bytes() + file_bytes(ledger, ledger.with_name(ledger.name + "-wal")),
+            disk=self.ledger.spool_bytes()
+            + file_bytes(ledger, ledger.with_name(ledger.name + "-wal"), *self.home.incoming.iterdir()),
             free_disk=free_bytes(self.home.path),
         )
         reason = pause_reason(self.usage, limits, self.paused is not None)

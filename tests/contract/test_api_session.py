@@ -186,6 +186,10 @@ def test_a_reply_that_does_not_come_whole_leaves_the_outcome_unknown(
         session.request("POST", "/x", json={})
     assert caught.value.outcome_unknown is True
     assert portal.count("POST", "/x") == 1
+    portal.on("GET", "/x", Answer(200, {"uuid": "u" * 100}, fault=fault))
+    with pytest.raises(ReplyLost):
+        session.request("GET", "/x")
+    assert portal.count("GET", "/x") == 1
     portal.on("POST", "/x", Answer(201, {"uuid": "u"}))
     assert session.request("POST", "/x", json={}).status == 201
 
@@ -200,21 +204,27 @@ def test_the_body_is_sent_under_the_reading_timeout_not_the_shorter_connecting_o
     with fault_portal() as portal:
         portal.on("PUT", "/c", Answer(201))
         session = Session(portal.url, connect_timeout_seconds=0.25, read_timeout_seconds=30)
-        timeouts: list[float | None] = []
+        timeouts: list[tuple[str, float | None]] = []
+        connect, sendall = socket.socket.connect, socket.socket.sendall
 
-        connected = socket.socket.connect
-        seen: list[socket.socket] = []
+        def connecting(self: socket.socket, address: Any) -> None:
+            timeouts.append(("connect", self.gettimeout()))
+            connect(self, address)
 
-        def watching(self: socket.socket, address: Any) -> None:
-            timeouts.append(self.gettimeout())
-            connected(self, address)
-            seen.append(self)
+        def sending(self: socket.socket, data: Any, *flags: int) -> None:
+            if self.getpeername() == address:
+                timeouts.append(("send", self.gettimeout()))
+            sendall(self, data, *flags)
 
+        address = portal._server.server_address
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(socket.socket, "connect", watching)
-            session.request("PUT", "/c", content=b"x")
-        assert timeouts == [0.25]
-        assert seen[0].gettimeout() == 30
+            patched.setattr(socket.socket, "connect", connecting)
+            patched.setattr(socket.socket, "sendall", sending)
+            for _ in range(2):  # on a new connection, and on one kept alive
+                session.request("PUT", "/c", content=b"x" * (3 * PIECE_BYTES))
+        assert timeouts[0] == ("connect", 0.25)
+        assert set(timeouts[1:]) == {("send", 30.0)}
+        assert len(timeouts) > 6
         session.close()
 
 

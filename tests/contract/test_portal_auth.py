@@ -101,6 +101,13 @@ def test_the_owner_needs_no_login_and_has_an_organization(portal: PortalServer) 
     assert names[0] == "local" and "Acme" in names
 
 
+def test_an_organization_is_made_once_and_asked_for_often(portal: PortalServer) -> None:
+    owner = portal.owner()
+    made, again = (owner.post("/internal/organizations", json={"name": "Twice"}) for _ in range(2))
+    assert (made.status_code, again.status_code) == (201, 200) and made.json() == again.json()
+    assert owner.get("/organization/?name=Twice").json() == [made.json()]
+
+
 def test_an_owners_token_works_over_tcp(portal: PortalServer) -> None:
     told = portal.owner().post("/internal/token").json()
     assert told["expires_in"] > 0

@@ -162,6 +162,8 @@ def test_users_and_organizations_are_added_whether_the_portal_runs_or_not(tmp_pa
             server.start()
         made = seclea_portal("--data", str(data), "org", "add", "Acme")
         assert made.returncode == 0 and made.stdout.startswith("organization Acme: "), made.stderr
+        again = seclea_portal("--data", str(data), "org", "add", "Acme")
+        assert again.returncode == 1 and "already exists" in again.stderr
         add = ("--data", str(data), "user", "add", "ada", "--organization", "Acme", "--password-stdin")
         assert seclea_portal(*add, given="correct horse\n").returncode == 0
         again = seclea_portal(*add, given="correct horse\n")

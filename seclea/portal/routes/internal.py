@@ -79,10 +79,13 @@ async def stop(request: Request) -> Response:
 
 @router.post("/internal/organizations")
 async def add_organization(request: Request) -> Response:
-    """Make an organisation."""
+    """Make an organisation (201), or say that it is there (200). The owner is a member of each."""
     portal = _owner_only(request)
     body = await read_body(request, portal.config.limits)
     name = text_field(body.fields, "name", 250)
+    known = next((item for item in portal.owner.organizations if item.name == name), None)
+    if known is not None:
+        return json_reply({"uuid": known.uuid, "name": name})
     try:
         uuid = await portal.database.write(lambda connection: accounts.add_organization(connection, name))
     except UsageError as error:

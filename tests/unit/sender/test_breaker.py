@@ -118,13 +118,14 @@ def test_what_proves_nothing_leaves_a_closed_breaker_as_it_was(verdict: Verdict)
     assert after(failed(2), verdict).failures == 2
 
 
-def test_another_boot_makes_it_half_open_at_once() -> None:
+@pytest.mark.parametrize("now", [12.0, 5000.1])  # also when the new boot's clock happens to stand in the interval
+def test_another_boot_makes_it_half_open_at_once(now: float) -> None:
     state = failed(30, now=5000.0)
-    decision = before_attempt(state, 12.0, "the-next-boot")
+    decision = before_attempt(state, now, "the-next-boot")
     assert isinstance(decision, Allow)
     assert decision.probe
     assert decision.state.boot_id == "the-next-boot"
-    assert isinstance(before_attempt(decision.state, 13.0, "the-next-boot"), Wait)
+    assert isinstance(before_attempt(decision.state, now + 1, "the-next-boot"), Wait)
 
 
 def test_it_survives_its_sender_as_json() -> None:

@@ -1,8 +1,8 @@
-"""The client's end of the pipeline: this process's ring, the streams it speaks for, and the questions to the home.
+"""This process's ring into a home, and the streams it speaks for.
 
 Rule 1  One `Pipeline` per process and home, made on first use. After a fork the child starts with none: fresh ring, fresh
         locks, its own streams; what was the parent's is forgotten untouched.
-Rule 2  Nothing here waits while it holds a lock, except in `flush` and `complete`, which hold none.
+Rule 2  A put waits (in `room`) only at a limit.
 Rule 3  A put never raises for a reason of ours: a missing writer is started, a full ring is waited for within the pause
         budget, and after that what is left out is counted and tombstoned.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 import threading
 import time
 import uuid as uuid_module
@@ -23,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from seclea.contract import Destination, Home
+from seclea.director.progress import ask_until
+from seclea.director.room import Room
 from seclea.entities import Entity, new_uuid
-from seclea.errors import LedgerError, LoggingPaused, PipelineError
+from seclea.errors import PipelineError, TooLargeError
 from seclea.frames import MAX_FRAME_BYTES, EntityFrame, FrameType, StreamFrame, TombstoneFrame, pack_large
-from seclea.ledger.db import LedgerView
-from seclea.processes.rendezvous import ask, prepare, private_directory, ring_bell
+from seclea.processes.rendezvous import prepare, private_directory, ring_bell
 from seclea.processes.start import ensure_writer
 from seclea.queues.ring import Producer
 from seclea.queues.segment import roomy_directory
-from seclea.queues.wait import wait_until
 from seclea.settings import Limits, Settings
 
 log = logging.getLogger(__name__)
@@ -39,39 +38,6 @@ log = logging.getLogger(__name__)
 RING_BYTES = 4 << 20
 _LOOK_NS = 2_000_000_000  # a writer that has not beaten for this long is looked for
 _BELL_NS = 50_000_000  # between two bells of one process
-_SMALL_WAIT_SECONDS = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What is done and what is left.
-
-    Attributes:
-        done: everything that was waited for is durable (`flush`) or delivered (`complete`).
-        delivered, pending, failed, held: records of this destination.
-        delivered_bytes, pending_bytes: of them.
-        reasons: why something is left, for people.
-    """
-
-    done: bool
-    delivered: int = 0
-    pending: int = 0
-    failed: int = 0
-    held: int = 0
-    delivered_bytes: int = 0
-    pending_bytes: int = 0
-    reasons: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.done
-
-
-@dataclass(slots=True)
-class _Left:
-    """What was left out since the last tombstone, by stream."""
-
-    count: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +59,10 @@ class Pipeline:
         self._ring = _new_ring(home)
         self._lock = threading.RLock()
         self._streams: dict[tuple[Speaker, str | None], int] = {}
-        self._left: dict[int, _Left] = {}
+        self._left: dict[tuple[int, str, str], int] = {}  # (stream, kind, reason): not yet tombstoned
+        self._room = Room(home, self._ring, limits)
         self._next_bell = 0
         self._next_look = 0
-        self._pause_deadline: float | None = None
-        self._told_pause = False
         self.put = self._make_put()
         self._ensure()
 
@@ -145,89 +110,67 @@ class Pipeline:
 
     def _slow_put(self, frame_type: int, payload: bytes, index: int) -> bool:
         """Paused, full, or after something was left out."""
-        ring = self._ring
+        if self._offer(frame_type, payload):
+            return True
+        # A large frame is one of metrics: entities go by `_put_surely`.
+        self._leave_out(index, "finish" if frame_type == FrameType.FINISH else "metrics")
+        return False
+
+    def _offer(self, frame_type: int, payload: bytes) -> bool:
+        """Hand a frame over, waiting for room as the limits say; False when there was none."""
+        ring, room = self._ring, self._room
         closing = frame_type in (FrameType.FINISH, FrameType.STREAM, FrameType.TOMBSTONE)
-        if ring.paused and not closing and not self._wait_for_room(lambda: not ring.paused):
-            self._leave_out(index, frame_type, "paused")
+        if ring.paused and not closing and not room.wait(lambda: not ring.paused):
             return False
-        self._say_resumed()
         if not self._tombstones_out() and not closing:
-            self._leave_out(index, frame_type, "full")
             return False
         if ring.put(frame_type, payload):
             self._attend_if_asleep()
-            return True
-        # No room: the writer is behind, starting, or dead.
-        self._next_bell = 0
-        self._attend()
-        if self._wait_for_room(lambda: bool(ring.put(frame_type, payload)), watch=True):
+        else:
+            # No room: the writer is behind, starting, or dead.
+            self._next_bell = 0
+            self._attend()
+            if not room.wait(lambda: bool(ring.put(frame_type, payload)), meanwhile=self._attend):
+                return False
             self._attend_if_asleep()
-            return True
-        self._leave_out(index, frame_type, "full")
-        return False
+        if not ring.paused:
+            room.is_there()
+        return True
+
+    def wait_for_room(self) -> None:
+        """Wait until logging is not paused, before something large is made.
+
+        Raises:
+            LoggingPaused: the limits say to raise or to drop, or the budget is spent; nothing was recorded.
+        """
+        ring = self._ring
+        if ring.paused and not self._room.wait(lambda: not ring.paused):
+            raise self._room.paused_error("Nothing was recorded")
 
     def _attend_if_asleep(self) -> None:
         if self._ring.consumer_sleeps or time.monotonic_ns() - self._ring.beat_ns > _LOOK_NS:
             self._attend()
 
-    def _wait_for_room(self, there: Callable[[], bool], watch: bool = False) -> bool:
-        """Wait as the limits say; one budget per episode, shared by all calls and threads."""
-        if self._pause_deadline is not None and time.monotonic() > self._pause_deadline:
-            return there()  # the budget is spent: as "drop" until there is room
-        if wait_until(there, _SMALL_WAIT_SECONDS):  # a burst, not a pause
-            return True
-        if self.limits.when_full == "raise":
-            raise LoggingPaused(
-                f"Logging is paused: {self.pause_reason()}.", "Make room, or raise the limit in .seclearc."
-            )
-        if self.limits.when_full == "drop":
-            return False
-        now = time.monotonic()
-        if self._pause_deadline is None:
-            self._pause_deadline = now + self.limits.wait_timeout_seconds
-        if not self._told_pause:
-            self._told_pause = True
-            _say(f"seclea: logging is paused ({self.pause_reason()}); waiting for room.")
-        while time.monotonic() < self._pause_deadline:
-            if wait_until(there, min(0.5, max(self._pause_deadline - time.monotonic(), 0.0))):
-                self._pause_deadline = None
-                return True
-            if watch:
-                self._attend()
-        return False
-
-    def pause_reason(self) -> str:
-        """Why, as far as this process can know."""
-        if not self._ring.paused:
-            return "the background writer is behind"
-        with contextlib.suppress(PipelineError):
-            answer = ask(self.home, {"op": "status"}, 1.0)
-            if answer and answer.get("paused"):
-                return str(answer["paused"])
-        return "a limit is reached"
-
-    def _say_resumed(self) -> None:
-        self._pause_deadline = None
-        if self._told_pause:
-            self._told_pause = False
-            _say("seclea: logging goes on.")
-
-    def _leave_out(self, index: int, frame_type: int, reason: str) -> None:
+    def _leave_out(self, index: int, kind: str) -> None:
+        reason = "paused" if self._ring.paused else "full"
         with self._lock:
-            left = self._left.setdefault(index, _Left())
-            left.count += 1
-            left.reason = reason
+            self._left[index, kind, reason] = self._left.get((index, kind, reason), 0) + 1
         self._ring.add_dropped(1)
 
     def _tombstones_out(self) -> bool:
         """Say what was left out, before anything else; False when there is no room even for that."""
-        with self._lock:
-            for index, left in list(self._left.items()):
-                stone = TombstoneFrame(index, "metrics", left.count, "dropped", left.reason)
-                if not self._ring.put(FrameType.TOMBSTONE, stone.pack()):
-                    return False
-                del self._left[index]
+        if self._left:
+            with self._lock:
+                for (index, kind, reason), count in list(self._left.items()):
+                    stone = TombstoneFrame(index, kind, count, "dropped", reason)
+                    if not self._ring.put(FrameType.TOMBSTONE, stone.pack()):
+                        return False
+                    del self._left[index, kind, reason]
         return True
+
+    def hurry(self) -> None:
+        """At the end of the process: wait for nothing any more."""
+        self._room.hurry = True
 
     # -- streams and entities ------------------------------------------------------------------------------------
 
@@ -254,47 +197,84 @@ class Pipeline:
                 limits={**settings.to_json()["limits"], "idle_timeout_seconds": settings.idle_timeout_seconds},
                 ca_bundle=settings.ca_bundle,
             )
-            self._put_surely(FrameType.STREAM, frame.pack(), index)
+            self._put_surely(FrameType.STREAM, frame.pack(), "stream")
             self._streams[key] = index
             return index
 
     def store_entity(
         self, speaker: Speaker, entity: Entity, *, run: str | None = None, payload: Path | None = None
     ) -> None:
-        """Hand an entity over, with the file of its payload (moved into the spool)."""
-        index = self.stream(speaker, run)
+        """Hand an entity over, with the file of its payload (moved into the spool).
+
+        Raises:
+            TooLargeError: the payload alone is larger than the disk limit.
+            LoggingPaused: there is no room, and the limits say not to wait (longer). Nothing was recorded, and a tombstone
+                in the session's stream says so.
+        """
         name = None
-        if payload is not None:
-            # Named by the ring, so that a file whose frame never came can be told from one on its way.
-            name = self._ring.ring_id.hex() + uuid_module.uuid4().hex
-            os.rename(payload, self.home.incoming / name)
-        frame = EntityFrame(index, entity.kind, entity.to_json(), name)
-        self._put_surely(FrameType.ENTITY, frame.pack(), index)
+        try:
+            if payload is not None:
+                self._check_size(entity, payload)
+                # Named by the ring, so that a file whose frame never came can be told from one on its way.
+                name = self._ring.ring_id.hex() + uuid_module.uuid4().hex
+                payload = payload.rename(self.home.incoming / name)
+            index = self.stream(speaker, run)
+            frame = EntityFrame(index, entity.kind, entity.to_json(), name)
+            # Counted in the session's stream: what is left out may be the run itself, and then nothing of its stream is sent.
+            self._put_surely(FrameType.ENTITY, frame.pack(), entity.kind, lambda: self.stream(speaker))
+        except BaseException:
+            if payload is not None:
+                payload.unlink(missing_ok=True)
+            raise
+
+    def _check_size(self, entity: Entity, payload: Path) -> None:
+        size, limit = payload.stat().st_size, self.limits.disk
+        if size > limit:
+            raise TooLargeError(
+                f"The {entity.kind} {entity.name!r} has {size / 1e6:.0f} MB; the disk limit is {limit / 1e6:.0f} MB.",
+                "Raise limits.disk in .seclearc, or record less.",
+            )
 
     def put_large(self, frame_type: FrameType, payload: bytes, index: int) -> bool:
-        """Hand over a frame that may be larger than a ring takes; it then travels as a file."""
+        """Hand over a frame that may be larger than a ring takes; it then travels as a file. False: left out, counted."""
         if len(payload) <= MAX_FRAME_BYTES:
             return self.put(frame_type, payload, index)
+        path, payload = self._as_file(frame_type, payload)
+        if self.put(FrameType.LARGE, payload, index):
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+    def _as_file(self, frame_type: FrameType, payload: bytes) -> tuple[Path, bytes]:
         name = self._ring.ring_id.hex() + uuid_module.uuid4().hex
         path = self.home.incoming / name
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(payload)
-        return self.put(FrameType.LARGE, pack_large(frame_type, name), index)
+        return path, pack_large(frame_type, name)
 
-    def _put_surely(self, frame_type: FrameType, payload: bytes, index: int) -> None:
-        if not self.put_large(frame_type, payload, index):
-            raise LoggingPaused(
-                f"The {frame_type.name.lower()} was not recorded: {self.pause_reason()}.",
-                "Make room, or raise the limit or wait_timeout_seconds in .seclearc.",
-            )
+    def _put_surely(
+        self, frame_type: FrameType, payload: bytes, kind: str, session: Callable[[], int] | None = None
+    ) -> None:
+        """Hand over what the user must know of when it is left out; counted in the stream ``session()``."""
+        path = None
+        as_type = frame_type
+        if len(payload) > MAX_FRAME_BYTES:
+            path, payload = self._as_file(frame_type, payload)
+            as_type = FrameType.LARGE
+        if self._offer(as_type, payload):
+            return
+        if path is not None:
+            path.unlink(missing_ok=True)
+        if session is not None:
+            self._leave_out(session(), kind)
+        raise self._room.paused_error(f"The {kind.replace('_', ' ')} was not recorded")
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until all that this process handed over is durable."""
-        if self._left:
-            self._tombstones_out()
+        self._tombstones_out()
         message = {"op": "flush", "ring": self._ring.ring_id, "sequence": self._ring.sequence}
         return ask_until(self.home, message, timeout_seconds)
 
@@ -308,63 +288,6 @@ class Pipeline:
             self._tombstones_out()
         self._ring.close()
         ring_bell(self.home)
-
-
-def ask_until(home: Home, message: dict[str, Any], timeout_seconds: float) -> bool:
-    """Ask the writer something that it answers when it is so; starts a writer where none is. False on timeout."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False
-        try:
-            answer = ask(home, {**message, "timeout": left}, left + 1.0)
-        except PipelineError as error:
-            log.info("%s", error)
-            answer = None
-        if answer is not None:
-            return not answer.get("timeout")
-        with contextlib.suppress(PipelineError):
-            ensure_writer(home)
-        time.sleep(min(0.02, max(left, 0.0)))
-
-
-def progress(home: Home, destination: Destination | None = None) -> Progress:
-    """How far the records of a destination (None: all) have come, from the ledger."""
-    try:
-        with LedgerView(home.ledger) as view:
-            number = None
-            reasons: list[str] = []
-            for row in view.destinations():
-                wanted = destination is None or (
-                    (row["platform_url"], row["auth_url"], row["organization"])
-                    == (destination.platform_url, destination.auth_url, destination.organization)
-                )
-                if wanted and destination is not None:
-                    number = row["id"]
-                if wanted and row["hold"]:
-                    reasons.append(row["hold"])
-                elif wanted and (error := view.last_error(row["id"])):
-                    reasons.append(error)
-            if destination is not None and number is None:
-                return Progress(done=True)
-            pending, pending_bytes = view.pending(number)
-            delivered, _, delivered_bytes = view.delivered(number)
-            troubled = view.troubled(number)
-    except LedgerError as error:
-        return Progress(done=False, reasons=(str(error),))
-    failed = sum(row["status"] == "Failed" for row in troubled)
-    reasons += [f"{row['kind']} {row['name'] or ''}: {row['error'] or row['hold']}" for row in troubled]
-    return Progress(
-        done=pending == 0 and not troubled,
-        delivered=delivered,
-        pending=pending,
-        failed=failed,
-        held=len(troubled) - failed,
-        delivered_bytes=delivered_bytes,
-        pending_bytes=pending_bytes,
-        reasons=tuple(reasons),
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -412,11 +335,6 @@ def _after_fork_in_child() -> None:
 
 _abandoned: list[Pipeline] = []
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(Exception):
-        print(text, file=sys.stderr, flush=True)
 
 
 def _new_ring(home: Home) -> Producer:

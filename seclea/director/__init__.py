@@ -1,0 +1,15 @@
+"""The client's end of the pipeline: find it or start it, hand over, ask how far it is."""
+
+from seclea.director.pipeline import Pipeline, Speaker, forget_after_fork, open_pipelines, pipeline_of
+from seclea.director.progress import Progress, ask_until, progress
+
+__all__ = [
+    "Pipeline",
+    "Progress",
+    "Speaker",
+    "ask_until",
+    "forget_after_fork",
+    "open_pipelines",
+    "pipeline_of",
+    "progress",
+]
