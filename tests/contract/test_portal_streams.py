@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
@@ -10,7 +11,16 @@ from collections.abc import Iterator
 import pytest
 
 from seclea.records import chain_hash
-from tests.contract.portal_server import PortalServer, Session, Stream, canonical, pack, running_portal, upload
+from tests.contract.portal_server import (
+    PortalServer,
+    Session,
+    Stream,
+    canonical,
+    pack,
+    running_portal,
+    upload,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +306,33 @@ def test_many_at_once_with_one_key_have_one_effect(portal: PortalServer, organiz
     assert len({uuid_ for status, uuid_ in replies if status == 201}) == 1
     assert all(code == "running" for status, code in replies if status == 409)
     assert len(portal.owner().get("/collection/projects", params={"name": name}).json()) == 1
+
+
+def test_a_key_whose_first_request_is_still_running_is_told_so(portal: PortalServer, organization: str) -> None:
+    address, body = f"/collection/projects?organization={organization}", {"name": f"slow {uuid.uuid4()}"}
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    replies: list[tuple[int, str | None]] = []
+
+    def send() -> None:
+        reply = portal.owner().post(address, json=body, headers=headers)
+        replies.append((reply.status_code, reply.json().get("code")))
+
+    threads = [threading.Thread(target=send) for _ in range(3)]
+    database = sqlite3.connect(portal.data / "portal.db", timeout=10, isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")  # the portal's own transaction has to wait for this one
+    try:
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(replies) == 2, 8, "two of three should be answered while the third runs")
+        assert replies == [(409, "running")] * 2
+    finally:
+        database.execute("ROLLBACK")
+        database.close()
+        for thread in threads:
+            thread.join()
+    assert replies[2] == (201, None)
+    again = portal.owner().post(address, json=body, headers=headers)
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
 
 
 def test_many_streams_at_once_keep_their_order(portal: PortalServer, organization: str, project: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -48,8 +49,8 @@ def test_a_whole_session_becomes_records_in_order_with_an_unbroken_chain(desk: D
     }  # fmt: skip
     assert bodies["dataset"]["chunks"] == [[table.sha256, 8]]
     assert bodies["finish"]["streams"] == [
-        {"stream": str(__import__("uuid").UUID(bytes=client.streams[1])), "lane": "ordered", "sequence": 6},
-        {"stream": str(__import__("uuid").UUID(bytes=client.streams[1])), "lane": "bulk", "sequence": 1},
+        {"stream": str(UUID(bytes=client.streams[1])), "lane": "ordered", "sequence": 6},
+        {"stream": str(UUID(bytes=client.streams[1])), "lane": "bulk", "sequence": 1},
     ]
     (first, second) = (unpack_metrics(body) for (body,) in desk.rows("body", "kind = 'metrics'"))
     assert list(first.value) == [0.0, 1.0, 0.5, 1.0, 1.0, 1.0]
@@ -201,6 +202,7 @@ def test_the_same_dataset_and_the_same_model_again_are_the_same(desk: Desk) -> N
 
 def test_tombstones_count_what_a_client_left_out_and_stand_in_the_stream(desk: Desk) -> None:
     client = Client()
+    client.stream()
     index, _ = client.run()
     client.log(index, 0, loss=1.0)
     client.leave_out(index, 17)
