@@ -250,10 +250,14 @@ class LedgerView(_Reader):
             raise LedgerError(f"There is no ledger at {path} yet.")
         try:
             self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
-            self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA wal_autocheckpoint = 0")
-            self._connection.execute("PRAGMA query_only = ON")
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            try:
+                self._connection.row_factory = sqlite3.Row
+                self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+                self._connection.execute("PRAGMA query_only = ON")
+                version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            except BaseException:
+                self._connection.close()
+                raise
         except sqlite3.Error as error:
             raise LedgerError(f"The ledger {path} cannot be read: {error}.") from None
         if not version:
@@ -285,7 +289,11 @@ class Ledger(_Reader):
             # Payload threads never touch it; only the writer's main thread does.
             self._connection = sqlite3.connect(path, timeout=10.0, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
-            self._set_up()
+            try:
+                self._set_up()
+            except BaseException:
+                self._connection.close()  # or its log would stay beside a file that is not to be touched
+                raise
         except sqlite3.Error as error:
             raise LedgerError(f"The ledger {path} cannot be opened: {error}.") from None
         finally:

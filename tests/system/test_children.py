@@ -109,9 +109,7 @@ def test_threads_log_to_one_stream_and_each_call_is_there_once(home: PipelineHom
 
 def test_spawned_processes_are_given_the_run_and_log_to_it_with_their_rank(home: PipelineHome) -> None:
     (home.work / "job.py").write_text(
-        "def work(run, rank):\n"
-        "    run.log({'loss': float(rank)}, step=rank)\n"
-        "    run.finish()\n"
+        "def work(run, rank):\n    run.log({'loss': float(rank)}, step=rank)\n    run.finish()\n"
     )
     script = home.script(
         """

@@ -135,7 +135,10 @@ def test_a_view_of_a_ledger_that_is_just_being_made_says_so(tmp_path: Path) -> N
 
 
 def test_a_view_cannot_write(tmp_path: Path) -> None:
-    with LedgerView(made(tmp_path / "ledger.sqlite")) as view, pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with (
+        LedgerView(made(tmp_path / "ledger.sqlite")) as view,
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+    ):
         view._connection.execute("DELETE FROM destinations")
 
 

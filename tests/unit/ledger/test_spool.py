@@ -61,9 +61,7 @@ def chunk_files(home: Home) -> list[Path]:
     return sorted(path for path in home.chunks.rglob("*") if path.is_file())
 
 
-def test_a_chunk_is_synced_then_renamed_then_its_directory_is_synced(
-    home: Home, order: list[tuple[str, str]]
-) -> None:
+def test_a_chunk_is_synced_then_renamed_then_its_directory_is_synced(home: Home, order: list[tuple[str, str]]) -> None:
     stored = Spool(home).store(incoming(home, b"weights"))
     (name,) = (sha256 for sha256, _ in stored.chunks)
     final = home.chunks / name[:2] / name
@@ -105,9 +103,7 @@ def test_every_size_has_at_least_one_chunk(home: Home, content: bytes) -> None:
     assert stored.chunks == ((hashlib.sha256(content).hexdigest(), len(content)),)
 
 
-def test_a_sync_that_fails_leaves_no_file_that_could_be_counted_on(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sync_that_fails_leaves_no_file_that_could_be_counted_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int) -> None:
         if not os.path.isdir(os.readlink(f"/proc/self/fd/{descriptor}")):
             raise OSError(5, "Input/output error")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from seclea.errors import QueueClosed, QueueEmpty, QueueFull, UsageError
-from seclea.queues import temporary
+from seclea.queues import layout, temporary
 from seclea.queues.queue import Queue
 from seclea.queues.wait import wait_until
 
@@ -279,6 +279,54 @@ def test_an_object_that_cannot_be_unpickled_raises_once_and_the_rest_goes_on(que
         with pytest.raises(ValueError, match="not a number"):
             queue.get_many()
     assert queue.get_many() == [2]
+
+
+def leave_unless(pid: int) -> str:
+    if os.getpid() != pid:
+        os._exit(73)
+    return "decoded"
+
+
+class DecodableHereOnly:
+    def __reduce__(self) -> Any:
+        return (leave_unless, (os.getpid(),))
+
+
+def test_a_consumer_that_dies_while_it_decodes_leaves_the_object_to_the_next(queue: Queue) -> None:
+    queue.put(DecodableHereOnly())
+    pid = os.fork()
+    if not pid:
+        queue.get()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 73
+    assert queue.get(timeout=DEADLINE_SECONDS) == "decoded"
+
+
+def test_what_a_consumer_killed_inside_its_commit_took_is_not_given_again(queue: Queue) -> None:
+    for number in range(4):
+        queue.put(number)
+    assert queue.qsize() == 4
+    (ring,) = queue._rings._rings.values()
+    ring._words[layout.TAIL_SEQUENCE] = 2  # the commit of two, without the store of TAIL that follows
+    assert queue.get_many() == [2, 3] and queue.empty()
+
+
+def test_a_closed_ring_is_kept_until_it_is_read_to_its_end(queue: Queue) -> None:
+    producer = Queue.attach(queue.directory)
+    producer.put(1)
+    producer.close()
+    assert queue.qsize() == 1 and not queue._rings.retire()
+    assert queue.get() == 1 and queue._rings.retire() and not rings(queue)
+
+
+def test_the_bound_is_looked_at_again_in_the_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue(1, directory=tmp_path / "queue")
+    queue.put(1)
+    looks = [0]  # at the first look another process had not put yet
+    monkeypatch.setattr(queue, "qsize", lambda: looks.pop() if looks else 1)
+    with pytest.raises(QueueFull):
+        queue.put_nowait(2)
+    queue.close()
 
 
 def test_an_object_that_cannot_be_pickled_raises_at_put(queue: Queue) -> None:

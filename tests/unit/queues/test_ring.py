@@ -173,6 +173,28 @@ def test_head_is_stored_once_and_after_the_frame_is_whole(producer: Producer, co
     assert sorted(set(heads)) == [0, 24] and heads == sorted(heads)
 
 
+def test_a_commit_is_whole_or_not_at_all_at_every_instant(producer: Producer, consumer: Consumer) -> None:
+    """Another consumer attaches at every opcode of commit, as after a kill there, and passes over what is committed."""
+    for payload in (b"one", b"two", b"three"):
+        producer.put(1, payload)
+    consumer.read(2)
+    seen = set()
+
+    def look(frame: FrameType, event: str, arg: object) -> object:
+        frame.f_trace_opcodes = True
+        peeker = Consumer.attach(producer.path)
+        seen.add(tuple(data for _, sequence, data in peeker.read() if sequence > peeker.committed))
+        peeker.close()
+        return look
+
+    sys.settrace(look)  # type: ignore[arg-type]
+    try:
+        consumer.commit()
+    finally:
+        sys.settrace(None)
+    assert seen == {(b"one", b"two", b"three"), (b"three",)}
+
+
 def handler_points(code: CodeType) -> set[int]:
     """Where CPython may run a signal handler: before the instructions that follow a call, a loop's jump, an entry."""
     points, checks = set(), False
@@ -378,36 +400,39 @@ def test_a_producer_is_dead_only_when_its_lock_is_free_and_its_process_gone(
     if not pid:
         child = Producer.create(tmp_path / "rings", capacity_bytes=4096)
         child.put(1, b"last words")
+        os.close(stay)
         os.write(theirs, os.fsencode(child.path))
         os.read(go, 1)
         os._exit(0)
-    path = Path(os.fsdecode(os.read(ours, 4096)))
-    consumer = Consumer.attach(path)
-    assert consumer.pid == pid and consumer.producer_alive()
-    # Each half alone says "alive".
-    monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: 0)
-    assert consumer.producer_alive()
-    monkeypatch.undo()
-    monkeypatch.setattr(consumer_module.segment, "is_locked", lambda descriptor: False)
-    assert consumer.producer_alive()
-    # The same pid with another start time is another process; after a boot they are all gone.
-    monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: consumer._start + 1)
-    assert not consumer.producer_alive()
-    monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: consumer._start)
-    monkeypatch.setattr(consumer_module.segment, "boot_id", lambda: b"another boot....")
-    assert not consumer.producer_alive()
-    monkeypatch.undo()
-    assert consumer.producer_alive()
-    os.write(stay, b"x")
-    # A zombie is dead: WNOWAIT leaves it so.
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert not consumer.producer_alive()
-    os.waitpid(pid, 0)
-    assert not consumer.producer_alive()
-    assert consumer.read() == [(1, 1, b"last words")]
-    consumer.close()
-    for descriptor in (ours, theirs, go, stay):
-        os.close(descriptor)
+    try:
+        path = Path(os.fsdecode(os.read(ours, 4096)))
+        consumer = Consumer.attach(path)
+        assert consumer.pid == pid and consumer.producer_alive()
+        # Each half alone says "alive".
+        monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: 0)
+        assert consumer.producer_alive()
+        monkeypatch.undo()
+        monkeypatch.setattr(consumer_module.segment, "is_locked", lambda descriptor: False)
+        assert consumer.producer_alive()
+        # The same pid with another start time is another process; after a boot they are all gone.
+        monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: consumer._start + 1)
+        assert not consumer.producer_alive()
+        monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: consumer._start)
+        monkeypatch.setattr(consumer_module.segment, "boot_id", lambda: b"another boot....")
+        assert not consumer.producer_alive()
+        monkeypatch.undo()
+        assert consumer.producer_alive()
+        os.write(stay, b"x")
+        # A zombie is dead: WNOWAIT leaves it so.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert not consumer.producer_alive()
+        os.waitpid(pid, 0)
+        assert not consumer.producer_alive()
+        assert consumer.read() == [(1, 1, b"last words")]
+        consumer.close()
+    finally:
+        for descriptor in (ours, theirs, go, stay):
+            os.close(descriptor)  # also ends a child that still waits
 
 
 def test_a_tail_that_cannot_be_makes_the_ring_full_rather_than_overwriting(

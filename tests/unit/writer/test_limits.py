@@ -46,7 +46,9 @@ def test_it_pauses_at_a_limit_and_resumes_below_a_share_of_it(
 
 def test_the_reason_says_how_much_of_how_much() -> None:
     assert pause_reason(usage(memory=123_000_000), LIMITS, paused=False) == "memory: 123 MB of 100 MB are in use"
-    assert pause_reason(usage(free_disk=1_000_000), LIMITS, paused=False) == "free disk: 1 MB are left, 500 MB stay free"
+    assert (
+        pause_reason(usage(free_disk=1_000_000), LIMITS, paused=False) == "free disk: 1 MB are left, 500 MB stay free"
+    )
 
 
 SIZES = st.integers(0, 2**50)

@@ -1,0 +1,94 @@
+"""What a client packs is what the writer reads; anything else is a ValueError, never a surprise."""
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seclea.frames import (
+    EntityFrame,
+    FinishFrame,
+    Frame,
+    FrameType,
+    MetricsFrame,
+    StreamFrame,
+    TombstoneFrame,
+    pack_large,
+    unpack,
+    unpack_large,
+)
+
+TYPES: dict[type[Any], FrameType] = {
+    StreamFrame: FrameType.STREAM,
+    EntityFrame: FrameType.ENTITY,
+    MetricsFrame: FrameType.METRICS,
+    FinishFrame: FrameType.FINISH,
+    TombstoneFrame: FrameType.TOMBSTONE,
+}
+INDEX = st.integers(0, 65_535)
+INT64 = st.integers(-(2**63), 2**63 - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | INT64 | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+FRAMES: st.SearchStrategy[Frame] = st.one_of(
+    st.builds(
+        StreamFrame, INDEX, st.binary(min_size=16, max_size=16), st.tuples(TEXT, TEXT, TEXT), TEXT,
+        st.none() | TEXT, INDEX, st.none() | st.dictionaries(TEXT, JSON, min_size=1, max_size=3), st.none() | TEXT,
+    ),
+    st.builds(EntityFrame, INDEX, TEXT, st.dictionaries(TEXT, JSON, max_size=4), st.none() | TEXT),
+    st.builds(MetricsFrame, INDEX, INT64, INT64, st.dictionaries(TEXT, st.floats(allow_nan=False), max_size=4)),
+    st.builds(FinishFrame, INDEX, TEXT, INT64),
+    st.builds(TombstoneFrame, INDEX, TEXT, INDEX, TEXT, TEXT),
+)  # fmt: skip
+
+
+@given(FRAMES)
+def test_every_frame_comes_back_as_it_was(frame: Frame) -> None:
+    assert unpack(TYPES[type(frame)], frame.pack()) == frame
+
+
+def test_the_hot_path_packs_metrics_in_the_same_form() -> None:
+    """`TrainingRun.log` packs a plain tuple."""
+    assert MetricsFrame(3, 4, 5, {"loss": 1.0}).pack() == msgpack.packb((3, 4, 5, {"loss": 1.0}))
+
+
+@given(FRAMES, st.sampled_from(list(FrameType)))
+def test_a_frame_under_another_type_is_read_or_refused(frame: Frame, kind: FrameType) -> None:
+    try:
+        unpack(kind, frame.pack())
+    except ValueError:
+        pass
+
+
+@given(st.sampled_from([1, 2, 3, 4, 5]), st.binary(max_size=40))
+def test_noise_is_refused(kind: int, noise: bytes) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        unpack(kind, noise + b"\xc1")
+
+
+@pytest.mark.parametrize("kind", [0, 7, 255])
+def test_an_unknown_type_is_refused(kind: int) -> None:
+    with pytest.raises(ValueError, match=f"unknown frame type {kind}"):
+        unpack(kind, FinishFrame(0, "finished", 0).pack())
+
+
+@given(st.sampled_from(list(FrameType)), st.text("0123456789abcdef", min_size=1, max_size=64))
+def test_a_large_frame_names_its_type_and_file(kind: FrameType, name: str) -> None:
+    assert unpack_large(pack_large(kind, name)) == (kind, name)
+
+
+@pytest.mark.parametrize("name", ["../ledger.sqlite", "", "a/b", "a.b"])
+def test_a_large_frame_names_nothing_outside_its_directory(name: str) -> None:
+    with pytest.raises(ValueError, match="file name"):
+        unpack_large(pack_large(FrameType.METRICS, name))
+
+
+def test_the_numbers_on_the_ring_do_not_change() -> None:
+    assert {kind.name: kind.value for kind in FrameType} == {
+        "STREAM": 1, "ENTITY": 2, "METRICS": 3, "FINISH": 4, "TOMBSTONE": 5, "LARGE": 6,
+    }  # fmt: skip

@@ -1,0 +1,292 @@
+"""One lane: what is next, when it may go, and what comes of an attempt. A real ledger, a portal that is told what to say."""
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from seclea.contract import Outcome, Verdict
+from seclea.errors import UnknownOrganizationError
+from seclea.ledger.db import LedgerView
+from seclea.records import Lane, Record
+from seclea.sender.destination import DestinationState
+from seclea.sender.lane import LaneWorker, Tools
+from tests.unit.writer.client import Client, Desk, Model, dataset, state
+
+DELIVERED = Outcome(Verdict.DELIVERED, 201, receipt={"sequence": 1})
+REFUSED = Outcome(Verdict.REFUSED, 400, "no such thing")
+AWAY = Outcome(Verdict.UNAVAILABLE, 0, "connection refused")
+
+
+class Portal:
+    """Answers each record from ``script``, then DELIVERED for ever."""
+
+    def __init__(self) -> None:
+        self.script: deque[Outcome] = deque()
+        self.sent: list[Record] = []
+        self.lacks: list[str] = []
+        self.chunks: list[str] = []
+
+    def organization_uuid(self, name: str) -> str:
+        if name == "Nobody":
+            raise UnknownOrganizationError(f"There is no {name}.")
+        return "organization"
+
+    def speaks(self, extension: str) -> bool:
+        return True
+
+    def chunks_missing(self, sha256: list[str], *, organization: str) -> list[str]:
+        self.lacks = sha256
+        return sha256
+
+    def put_chunk(self, sha256: str, content: bytes, *, organization: str) -> Outcome:
+        self.chunks.append(sha256)
+        return Outcome(Verdict.DELIVERED, 201)
+
+    def send(self, record: Record, **_: object) -> Outcome:
+        self.sent.append(record)
+        return self.script.popleft() if self.script else DELIVERED
+
+    @property
+    def kinds(self) -> list[str]:
+        return [record.kind.value for record in self.sent]
+
+
+class Bench:
+    """Both lanes to one destination, over a ledger that the test writes."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.portal = Portal()
+        self.told: list[dict[str, Any]] = []
+        self.client = Client()
+        self.session = self.client.stream()
+        desk.take(self.client)
+        (row,) = desk.ledger.destinations()
+        self.ready = True
+        self.state = DestinationState(row, self.told.append, lambda: self.ready, lambda _: False, Random(1))
+        self.ordered, self.bulk = (self.worker(lane) for lane in Lane)
+
+    def worker(self, lane: Lane) -> LaneWorker:
+        api: Any = self.portal
+        tools = Tools(api, self.desk.spool, lambda: LedgerView(self.desk.home.ledger), self.told.append, Random(1))
+        return LaneWorker(self.state, lane, tools)
+
+    def take(self) -> None:
+        """Commit what the client has said since."""
+        self.desk.take(self.client)
+        self.desk.store_payloads()
+
+    def apply(self) -> None:
+        """What the writer does with what it was told."""
+        for message in self.told:
+            with self.desk.ledger.transaction():
+                self.desk.settler.apply(message)
+        self.told.clear()
+
+    def outcomes(self) -> list[tuple[int, str]]:
+        return [(message["record"], message["verdict"]) for message in self.told if message["op"] == "outcome"]
+
+    def run(self, worker: LaneWorker, steps: int = 30) -> float:
+        """Step until it wants to wait; for how long."""
+        for _ in range(steps):
+            wait = worker.step()
+            if wait > 0:
+                return wait
+        raise AssertionError("the lane never rests")
+
+    def close(self) -> None:
+        for worker in (self.ordered, self.bulk):
+            worker._close_view()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    desk = Desk(tmp_path)
+    made = Bench(desk)
+    yield made
+    made.close()
+    desk.ledger.close()
+
+
+def a_run(bench: Bench) -> str:
+    index, run = bench.client.run()
+    bench.client.log(index, 0, loss=1.0)
+    bench.client.entity(index, state(b"weights", run.uuid), bench.desk.payload(b"weights"))
+    bench.client.finish(index)
+    bench.take()
+    return run.uuid
+
+
+def test_records_go_out_in_order_and_dependents_after_what_they_need(bench: Bench) -> None:
+    a_run(bench)
+    assert bench.run(bench.bulk) > 0
+    assert bench.portal.sent == [], "the state waits for its run, which is in the other lane"
+    bench.run(bench.ordered)
+    assert bench.portal.kinds == ["project", "training_run", "metrics", "finish"]
+    bench.run(bench.bulk)
+    assert bench.portal.kinds[4:] == ["model_state"]
+    assert bench.portal.chunks == bench.portal.lacks != []
+
+
+def test_what_was_told_is_not_sent_again_before_its_commit_shows(bench: Bench) -> None:
+    bench.run(bench.ordered)
+    bench.run(bench.ordered)
+    assert bench.portal.kinds == ["project"]
+    bench.apply()
+    bench.run(bench.ordered)
+    assert bench.portal.kinds == ["project"]
+    assert bench.ordered._settled == {}, "and is forgotten once it does"
+
+
+def test_a_lane_that_starts_anew_asks_the_portal_again_with_the_same_key(bench: Bench) -> None:
+    """Rule 2: a sender that died after the attempt and before its words were committed."""
+    bench.run(bench.ordered)
+    again = bench.worker(Lane.ORDERED)
+    bench.run(again)
+    first, second = bench.portal.sent
+    assert (first.key, first.body, first.chain) == (second.key, second.body, second.chain)
+    again._close_view()
+
+
+def test_behind_a_refused_record_nothing_goes_before_its_tombstone(bench: Bench) -> None:
+    a_run(bench)
+    bench.portal.script.extend([DELIVERED, DELIVERED, REFUSED])  # project, run, metrics
+    bench.run(bench.ordered)
+    assert bench.portal.kinds == ["project", "training_run", "metrics"], "the end of the run waits"
+    bench.apply()
+    bench.run(bench.ordered)
+    assert bench.portal.kinds[3:] == ["tombstone", "finish"]
+    metrics, stone = bench.portal.sent[2:4]
+    assert (stone.key, stone.stands_for) == (metrics.key + ".t", metrics.key)
+    assert (stone.first, stone.last, stone.chain) == (metrics.first, metrics.last, metrics.chain)
+
+
+def test_an_adopted_record_is_known_by_the_portals_id_and_its_stand_in_goes_next(bench: Bench) -> None:
+    bench.client.entity(bench.session, Model(name="Net", framework="sklearn"))
+    bench.take()
+    bench.portal.script.extend([Outcome(Verdict.ADOPTED, 200, remote_id="theirs")])
+    bench.run(bench.ordered)
+    assert bench.portal.kinds == ["project"]
+    assert list(bench.state.remote.values()) == ["theirs"]
+    bench.apply()
+    bench.run(bench.ordered)
+    assert bench.portal.kinds == ["project", "tombstone", "model"]
+
+
+def test_other_streams_go_on_beside_one_that_waits(bench: Bench) -> None:
+    for _ in range(2):
+        index, _ = bench.client.run()
+        bench.client.log(index, 0, loss=1.0)
+    bench.take()
+    gap = Outcome(Verdict.GAP, 409, "gap", expected=1)
+    bench.portal.script.extend([DELIVERED, gap])
+    bench.run(bench.ordered)
+    assert bench.portal.kinds == ["project", "training_run", "training_run", "metrics"]
+    assert bench.portal.sent[1].run != bench.portal.sent[2].run == bench.portal.sent[3].run
+
+
+def test_three_failures_open_the_breaker_and_no_request_goes_out_while_it_is(bench: Bench) -> None:
+    bench.portal.script.extend([AWAY] * 10)
+    for _ in range(3):
+        assert bench.run(bench.ordered) > 0
+        bench.ordered._not_before = 0.0  # its backoff is over
+    assert len(bench.portal.sent) == 3
+    assert 0 < bench.ordered.step() <= 60
+    assert len(bench.portal.sent) == 3
+    assert bench.bulk.step() > 0
+    stored = [message["state"] for message in bench.told if message["op"] == "destination"]
+    assert '"failures": 3' in stored[-1]["breaker"], "the writer was told, so it outlives us"
+
+
+def test_a_lane_that_starts_while_the_breaker_is_open_sends_nothing(bench: Bench) -> None:
+    bench.portal.script.extend([AWAY] * 3)
+    for _ in range(3):
+        bench.run(bench.ordered)
+        bench.ordered._not_before = 0.0
+    bench.apply()
+    (row,) = bench.desk.ledger.destinations()
+    bench.state = DestinationState(row, bench.told.append, lambda: True, lambda _: False, Random(1))
+    fresh = bench.worker(Lane.ORDERED)
+    assert fresh.step() > 0
+    assert len(bench.portal.sent) == 3
+    fresh._close_view()
+
+
+@pytest.mark.parametrize("verdict", [Verdict.UNAVAILABLE, Verdict.UNKNOWN, Verdict.WAIT])
+def test_what_may_come_through_later_is_tried_again_and_the_attempt_noted(bench: Bench, verdict: Verdict) -> None:
+    bench.portal.script.append(Outcome(verdict, 503, "busy", retry_after_seconds=0.01))
+    assert bench.run(bench.ordered) > 0
+    assert [message for message in bench.told if message["op"] == "attempt"] == [
+        {"op": "attempt", "record": 1, "error": "503 busy"}
+    ]
+    bench.ordered._not_before = 0.0
+    bench.run(bench.ordered)
+    assert bench.portal.kinds == ["project", "project"]
+    assert bench.portal.sent[0].key == bench.portal.sent[1].key
+
+
+def test_the_portals_own_wish_is_kept_to(bench: Bench) -> None:
+    bench.portal.script.append(Outcome(Verdict.WAIT, 429, "slowly", retry_after_seconds=17.0))
+    assert bench.run(bench.ordered) == 17.0
+    assert 16.0 < bench.ordered.step() <= 17.0
+
+
+def test_a_hold_stops_the_whole_destination_until_it_is_lifted(bench: Bench) -> None:
+    bench.portal.script.append(Outcome(Verdict.HOLD, 401, "Run `seclea login`."))
+    bench.run(bench.ordered)
+    assert bench.state.hold == "Run `seclea login`."
+    bench.run(bench.ordered)
+    bench.run(bench.bulk)
+    assert len(bench.portal.sent) == 1
+    bench.state.set_hold(None)
+    bench.run(bench.ordered)
+    assert len(bench.portal.sent) == 2
+
+
+def test_a_portal_that_is_not_ready_is_sent_nothing(bench: Bench) -> None:
+    bench.ready = False
+    assert bench.run(bench.ordered) > 0
+    assert bench.portal.sent == []
+
+
+def test_a_chunk_that_is_damaged_in_the_spool_refuses_its_record_alone(bench: Bench) -> None:
+    """It says so as a refusal by us; nothing of it went out."""
+    for content in (b"one", b"two"):
+        bench.client.entity(bench.session, dataset(content, content.decode()), bench.desk.payload(content))
+    bench.take()
+    bench.run(bench.ordered)
+    (first, _), _ = (
+        (sha256, size) for sha256, size in (bench.desk.ledger.chunks_of(2) + bench.desk.ledger.chunks_of(3))
+    )
+    bench.desk.spool.chunk_path(first).write_bytes(b"eno")
+    bench.run(bench.bulk)
+    told = [message for message in bench.told if message["op"] == "outcome"]
+    assert [(message["record"], message["verdict"]) for message in told] == [(1, "delivered"), (2, "refused")]
+    assert "damaged" in told[1]["detail"]
+    bench.apply()
+    bench.run(bench.bulk)
+    assert bench.portal.kinds == ["project", "tombstone", "dataset"]
+
+
+def test_an_unknown_organization_is_a_hold(bench: Bench) -> None:
+    bench.state.destination = bench.state.destination.__class__("https://portal", "https://auth", "Nobody", 1)
+    bench.run(bench.ordered)
+    assert bench.state.hold == "There is no Nobody."
+
+
+def test_a_lane_looks_past_a_long_queue_of_what_waits(bench: Bench) -> None:
+    """More than a page of records of one stream that must wait, and one of another behind them."""
+    index, run = bench.client.run()
+    for _ in range(300):
+        bench.client.leave_out(index, 1)
+    bench.client.entity(bench.session, Model(name="Net", framework="sklearn"))
+    bench.take()
+    bench.portal.script.extend([DELIVERED, Outcome(Verdict.MISSING, 404, "not yet")])
+    assert [bench.ordered.step() for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert bench.portal.kinds == ["project", "training_run", "model"]
+    assert run.uuid == bench.portal.sent[1].entity
