@@ -29,7 +29,7 @@ from seclea.errors import (
     RunFinishedError,
     UsageError,
 )
-from seclea.ledger.db import LedgerView
+from seclea.ledger.view import LedgerView
 from seclea.settings import home_directory, load
 
 if TYPE_CHECKING:

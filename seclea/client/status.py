@@ -9,7 +9,7 @@ from typing import Any
 from seclea.api.tokens import TokenStore
 from seclea.contract import LOCAL, Home
 from seclea.errors import LedgerError, PipelineError, SecleaError
-from seclea.ledger.db import LedgerView
+from seclea.ledger.view import LedgerView
 from seclea.processes.rendezvous import ask
 
 STATUS_VERSION = 1

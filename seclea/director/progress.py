@@ -10,7 +10,7 @@ from typing import Any
 
 from seclea.contract import Destination, Home
 from seclea.errors import LedgerError, PipelineError
-from seclea.ledger.db import LedgerView
+from seclea.ledger.view import LedgerView
 from seclea.processes.rendezvous import ask
 from seclea.processes.start import ensure_writer
 

@@ -30,7 +30,7 @@ from seclea.errors import (
     UnknownOrganizationError,
 )
 from seclea.ledger.blobs import Spool
-from seclea.ledger.db import LedgerView
+from seclea.ledger.view import LedgerView
 from seclea.records import Lane, Record, RecordKind
 from seclea.sender.backoff import full_jitter
 from seclea.sender.breaker import LONGEST_OPEN_SECONDS

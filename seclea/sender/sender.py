@@ -17,7 +17,7 @@ from seclea.api.connect import open_api
 from seclea.contract import Home
 from seclea.errors import LedgerError
 from seclea.ledger.blobs import Spool
-from seclea.ledger.db import LedgerView
+from seclea.ledger.view import LedgerView
 from seclea.queues.queue import Queue
 from seclea.records import Lane
 from seclea.sender.destination import DestinationState

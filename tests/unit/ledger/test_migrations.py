@@ -12,7 +12,8 @@ import pytest
 from seclea.contract import Destination
 from seclea.errors import LedgerError, LedgerFullError, LedgerTooNewError
 from seclea.ledger import migrations
-from seclea.ledger.db import Ledger, LedgerView
+from seclea.ledger.db import Ledger
+from seclea.ledger.view import LedgerView
 from tests.pipeline import ROOT
 
 DESTINATION = Destination("https://portal", "https://auth", "Acme")

@@ -92,7 +92,7 @@ def test_no_other_file_changes_a_status() -> None:
 
 def test_what_has_a_payload_goes_by_the_bulk_lane() -> None:
     assert {kind for kind in RecordKind if lane_of(kind) is Lane.BULK} == BULK_KINDS
-    assert BULK_KINDS == {RecordKind.DATASET, RecordKind.MODEL_STATE}
+    assert {RecordKind.DATASET, RecordKind.MODEL_STATE} == BULK_KINDS
 
 
 def test_the_chain_is_that_of_the_documentation() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from seclea.contract import Outcome, Verdict
 from seclea.errors import UnknownOrganizationError
-from seclea.ledger.db import LedgerView
+from seclea.ledger.view import LedgerView
 from seclea.records import Lane, Record
 from seclea.sender.destination import DestinationState
 from seclea.sender.lane import LaneWorker, Tools

@@ -1,0 +1,256 @@
+"""Looks at the ledger: the questions that the writer, the sender and the clients ask.
+
+A look is short: readers are ``mode=ro``, hold no transaction open between two questions, and never checkpoint.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seclea.errors import LedgerError
+from seclea.records import Lane, Record, RecordKind, Status
+
+_RECORD_COLUMNS = """r.id, r.kind, r.status, r.destination, s.uuid AS stream, r.lane, r.first, r.last, r.key, r.body, r.digest,
+    r.chain, r.entity, r.run, r.size, r.retries, r.hold, r.error,
+    (SELECT key FROM records o WHERE o.id = r.stands_for) AS stands_for"""
+
+
+def _to_record(row: sqlite3.Row, chunks: Sequence[tuple[str, int]] = ()) -> Record:
+    return Record(
+        id=row["id"],
+        kind=RecordKind(row["kind"]),
+        status=Status(row["status"]),
+        destination=row["destination"],
+        stream=row["stream"],
+        lane=Lane(row["lane"]),
+        first=row["first"] or 0,
+        last=row["last"] or 0,
+        key=row["key"] or "",
+        body=row["body"] or b"",
+        digest=row["digest"] or b"",
+        chain=row["chain"] or b"",
+        entity=row["entity"],
+        run=row["run"],
+        size=row["size"],
+        retries=row["retries"],
+        hold=row["hold"],
+        error=row["error"],
+        stands_for=row["stands_for"],
+        chunks=tuple(chunks),
+    )
+
+
+class Reader:
+    """Questions that both the writer and the others ask."""
+
+    _connection: sqlite3.Connection
+
+    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+        return row
+
+    def destinations(self) -> list[sqlite3.Row]:
+        """All destinations with their state."""
+        return self._all("SELECT * FROM destinations ORDER BY id")
+
+    def entity(self, uuid: str) -> sqlite3.Row | None:
+        """An entity by our uuid; where it turned out to be another one, that one."""
+        for _ in range(8):  # same_as never makes long chains; a bound, lest a damaged ledger loops us
+            row = self._one("SELECT * FROM entities WHERE uuid = ?", (uuid,))
+            if row is None or row["same_as"] is None:
+                return row
+            uuid = row["same_as"]
+        raise LedgerError(f"The entity {uuid} refers to itself in the ledger.", "Run `seclea status`.")
+
+    def find_entity(self, kind: str, project: str | None, **columns: Any) -> sqlite3.Row | None:
+        """The accepted entity of that kind with these columns (name, digest, framework, destination, run)."""
+        allowed = {"name", "digest", "framework", "destination", "run", "sequence_num"}
+        if not columns.keys() <= allowed:
+            raise ValueError(f"not a column to find entities by: {sorted(columns.keys() - allowed)}")
+        terms = "".join(f" AND {name} = ?" for name in columns)
+        if project is not None:
+            terms += " AND project = ?"
+        values = [*columns.values(), *([project] if project is not None else [])]
+        return self._one(
+            f"SELECT * FROM entities WHERE kind = ? AND same_as IS NULL AND refused = 0{terms}",  # noqa: S608 (allow-list)
+            [kind, *values],
+        )
+
+    def meta(self, key: str) -> str | None:
+        """What was noted under this key."""
+        row = self._one("SELECT value FROM meta WHERE key = ?", (key,))
+        return None if row is None else str(row["value"])
+
+    def counts(self, destination: int | None = None) -> dict[str, dict[str, int]]:
+        """Records by kind and status. Completed ones come from the running totals."""
+        where = "" if destination is None else " AND destination = ?"
+        values = () if destination is None else (destination,)
+        result: dict[str, dict[str, int]] = {}
+        for row in self._all(
+            "SELECT kind, status, count(*) AS n FROM records"  # noqa: S608
+            f" WHERE (status IN ('Saving', 'Transmitting') OR status = 'Failed'){where} GROUP BY kind, status",
+            values,
+        ):
+            result.setdefault(row["kind"], {})[row["status"]] = row["n"]
+        for row in self._all(
+            f"SELECT kind, sum(records) AS n FROM totals WHERE 1{where} GROUP BY kind",  # noqa: S608
+            values,
+        ):
+            result.setdefault(row["kind"], {})["Completed"] = row["n"]
+        return result
+
+    def pending(self, destination: int | None = None) -> tuple[int, int]:
+        """(records, bytes) that are accepted, neither delivered nor given up, nor held behind a refused parent."""
+        where = "" if destination is None else " AND destination = ?"
+        row = self._one(
+            "SELECT count(*) AS n, coalesce(sum(size), 0) AS b FROM records"  # noqa: S608
+            f" WHERE status IN ('Saving', 'Transmitting') AND hold IS NULL{where}",
+            () if destination is None else (destination,),
+        )
+        assert row is not None
+        return row["n"], row["b"]
+
+    def delivered(self, destination: int | None = None) -> tuple[int, int, int]:
+        """(records, metric points, bytes) that the portal acknowledged."""
+        where = "" if destination is None else " WHERE destination = ?"
+        row = self._one(
+            "SELECT coalesce(sum(records), 0) AS n, coalesce(sum(points), 0) AS p, coalesce(sum(bytes), 0) AS b"  # noqa: S608
+            f" FROM totals{where}",
+            () if destination is None else (destination,),
+        )
+        assert row is not None
+        return row["n"], row["p"], row["b"]
+
+    def troubled(self, destination: int | None = None, limit: int = 100) -> list[sqlite3.Row]:
+        """Failed and held records with their reasons, oldest first."""
+        where = "" if destination is None else " AND r.destination = ?"
+        values: list[Any] = [] if destination is None else [destination]
+        return self._all(
+            "SELECT r.id, r.kind, r.status, r.destination, r.entity, r.run, r.hold, r.error, r.size, e.name FROM records r"  # noqa: S608
+            " LEFT JOIN entities e ON e.uuid = r.entity"
+            f" WHERE (r.status = 'Failed' OR (r.status = 'Transmitting' AND r.hold IS NOT NULL)){where} ORDER BY r.id LIMIT ?",
+            [*values, limit],
+        )
+
+    def left_out(self) -> list[str]:
+        """What clients had to leave out, in words, latest first."""
+        rows = self._all(
+            "SELECT detail FROM events WHERE kind IN ('left out', 'damaged', 'gap') ORDER BY id DESC LIMIT 20"
+        )
+        return [row["detail"] for row in rows]
+
+    def last_error(self, destination: int) -> str | None:
+        """What the latest attempt that did not come through said, while something is still open."""
+        row = self._one(
+            "SELECT error FROM records WHERE destination = ? AND status = 'Transmitting' AND error IS NOT NULL"
+            " ORDER BY position LIMIT 1",
+            (destination,),
+        )
+        return None if row is None else str(row["error"])
+
+    def open_records(self, destination: int, lane: str, after: int, limit: int) -> list[sqlite3.Row]:
+        """Records that may be sent, in order: rows of (id, position, stream, kind). Held ones are left out."""
+        return self._all(
+            "SELECT r.id, r.position, s.uuid AS stream, r.kind FROM records r JOIN streams s ON s.id = r.stream"
+            " WHERE r.destination = ? AND r.lane = ? AND r.status = 'Transmitting' AND r.hold IS NULL AND r.position > ?"
+            " ORDER BY r.position LIMIT ?",
+            (destination, lane, after, limit),
+        )
+
+    def record(self, record: int) -> Record | None:
+        """A record with its body and its chunks."""
+        row = self._one(
+            f"SELECT {_RECORD_COLUMNS} FROM records r JOIN streams s ON s.id = r.stream WHERE r.id = ?",  # noqa: S608
+            (record,),
+        )
+        return None if row is None else _to_record(row, self.chunks_of(record))
+
+    def position_of(self, record: int) -> int:
+        """Where a record stands in the order of sending."""
+        row = self._one("SELECT position FROM records WHERE id = ?", (record,))
+        return int(row["position"]) if row is not None else 0
+
+    def held_streams(self, destination: int, lane: str) -> set[bytes]:
+        """Streams of runs with a held record: nothing behind it may be sent. (In a session's, a tombstone stands there.)"""
+        rows = self._all(
+            "SELECT DISTINCT s.uuid FROM records r JOIN streams s ON s.id = r.stream WHERE r.destination = ? AND r.lane = ?"
+            " AND r.status = 'Transmitting' AND r.hold IS NOT NULL AND r.run IS NOT NULL",
+            (destination, lane),
+        )
+        return {row["uuid"] for row in rows}
+
+    def chunks_of(self, record: int) -> list[tuple[str, int]]:
+        """(sha256, bytes) of a record's payload, in order."""
+        rows = self._all("SELECT sha256, bytes FROM record_chunks WHERE record = ? ORDER BY position", (record,))
+        return [(row["sha256"], row["bytes"]) for row in rows]
+
+    def unmet_needs(self, record: int) -> list[str]:
+        """Entities that this record needs at the portal and that are not there yet."""
+        rows = self._all(
+            "SELECT n.entity FROM (SELECT entity FROM needs WHERE record = ?1 UNION"
+            " SELECT run FROM records WHERE id = ?1 AND run IS NOT NULL AND kind <> 'training_run') n"
+            " LEFT JOIN entities e ON e.uuid = n.entity LEFT JOIN entities t ON t.uuid = e.same_as"
+            " WHERE coalesce(t.remote_id, e.remote_id) IS NULL",
+            (record,),
+        )
+        return [row["entity"] for row in rows]
+
+    def needs_of(self, record: int) -> list[str]:
+        """Entities that this record names."""
+        rows = self._all(
+            "SELECT entity FROM needs WHERE record = ?1 UNION SELECT run FROM records WHERE id = ?1 AND run IS NOT NULL",
+            (record,),
+        )
+        return [row[0] for row in rows]
+
+    def remote_ids(self, uuids: Sequence[str]) -> dict[str, str]:
+        """The portal's id of each of these entities that it has."""
+        found = {}
+        for uuid in uuids:
+            row = self.entity(uuid)
+            if row is not None and row["remote_id"] is not None:
+                found[uuid] = row["remote_id"]
+        return found
+
+
+class LedgerView(Reader):
+    """A short look at the ledger from any process. Use as a context manager; holds no connection longer.
+
+    Raises:
+        LedgerError: there is no ledger, or it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise LedgerError(f"There is no ledger at {path} yet.")
+        try:
+            self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
+            try:
+                self._connection.row_factory = sqlite3.Row
+                self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+                self._connection.execute("PRAGMA query_only = ON")
+                version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            except BaseException:
+                self._connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise LedgerError(f"The ledger {path} cannot be read: {error}.") from None
+        if not version:
+            self._connection.close()
+            raise LedgerError(f"The ledger {path} is being made just now.")
+
+    def __enter__(self) -> LedgerView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
