@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from seclea import director
 from seclea.api.tokens import Token, TokenStore
 from seclea.contract import Home
+from seclea.director import pipeline as director
 from seclea.errors import PipelineError
 from seclea.processes.rendezvous import ask
 from tests.contract.fault_portal import ORGANIZATION, Answer, Asked, FaultPortal, receipted

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seclea.contract import Home
 from seclea.errors import MissingExtraError, SecleaError, UsageError
 from seclea.settings.home import home_directory
 
@@ -124,7 +125,7 @@ def _serve(arguments: argparse.Namespace, announce: Callable[[Portal], None] | N
     serve(
         PortalConfig(
             data=_data(arguments),
-            socket=arguments.socket,
+            socket=arguments.socket or _socket(arguments),
             host=arguments.host,
             port=arguments.port,
             embedded=arguments.embedded,
@@ -134,6 +135,15 @@ def _serve(arguments: argparse.Namespace, announce: Callable[[Portal], None] | N
         ),
         announce,
     )
+
+
+def _socket(arguments: argparse.Namespace) -> Path | None:
+    """Where the home's pipeline looks for its own portal; a portal of another folder has its socket there."""
+    if arguments.data is not None:
+        return None
+    path = Home(default_data().parent).portal_socket
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 def _data(arguments: argparse.Namespace) -> Path:

@@ -72,7 +72,10 @@ def test_what_passes_is_a_copy_with_the_same_numbers(metrics: dict[str, Any]) ->
         return
     assert found is not metrics
     assert found.keys() == metrics.keys()
-    assert all(math.isnan(value) if metrics[key] != metrics[key] else value == float(metrics[key]) for key, value in found.items())
+    assert all(
+        math.isnan(value) if metrics[key] != metrics[key] else value == float(metrics[key])
+        for key, value in found.items()
+    )
 
 
 def _has_surrogate(text: str) -> bool:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from seclea import director
 from seclea.contract import Destination, Home
 from seclea.director import Pipeline, Speaker, pipeline_of, progress
+from seclea.director import pipeline as director
 from seclea.entities import Project
 from seclea.errors import LoggingPaused
 from seclea.frames import FrameType, MetricsFrame, TombstoneFrame, unpack
@@ -89,7 +89,7 @@ def test_a_pause_holds_metrics_back_and_lets_ends_pass(home: Home) -> None:
     consumer, _ = frames(home)
     consumer.set_paused(True)
     assert [log(pipeline, index, step) for step in range(3)] == [False] * 3
-    with pytest.raises(LoggingPaused, match="entity was not recorded.*Make room"):
+    with pytest.raises(LoggingPaused, match=r"The project was not recorded: logging is paused.*Make room"):
         pipeline.store_entity(speaker(), Project(name="x"))
     assert pipeline.put(FrameType.FINISH, b"\x93\x00\xa8finished\x00", index)
     consumer.set_paused(False)
@@ -105,7 +105,7 @@ def test_a_pause_raises_where_the_user_wants_that(home: Home) -> None:
     index = pipeline.stream(speaker(), "run")
     consumer, _ = frames(home)
     consumer.set_paused(True)
-    with pytest.raises(LoggingPaused, match="Logging is paused: a limit is reached.*Make room") as caught:
+    with pytest.raises(LoggingPaused, match=r"logging is paused \(a limit is reached\).*Make room") as caught:
         log(pipeline, index, 0)
     assert ".seclearc" in caught.value.hint
     consumer.set_paused(False)

@@ -74,7 +74,7 @@ def test_a_database_of_another_program_is_refused_and_left_untouched(tmp_path: P
         foreign.execute("CREATE TABLE records (mine INTEGER)")
     foreign.close()
     before = fingerprint(path)
-    with pytest.raises(LedgerError, match="not a ledger of seclea.*SECLEA_HOME") as caught:
+    with pytest.raises(LedgerError, match=r"not a ledger of seclea.*SECLEA_HOME") as caught:
         Ledger(path)
     assert type(caught.value) is LedgerError
     assert fingerprint(path) == before

@@ -239,7 +239,7 @@ def test_a_put_interrupted_by_an_exception_wherever_a_handler_can_raise_leaves_a
             sys.settrace(None)
         # The lock is free for another thread, the next put works, nothing comes twice, and nothing parked is lost.
         done: list[int] = []
-        other = threading.Thread(target=lambda: done.append(producer.put(2, b"after")))  # noqa: B023
+        other = threading.Thread(target=lambda: done.append(producer.put(2, b"after")), daemon=True)  # noqa: B023
         other.start()
         other.join(5)
         assert done and done[0] > 0, f"stuck after an interrupt at point {stop_at}"

@@ -123,7 +123,7 @@ class Desk:
         tables = {}
         for name in names:
             rows = self.ledger._all(f"SELECT * FROM {name}")
-            tables[name] = [tuple(row[key] for key in row.keys() if not key.endswith("_ns")) for row in rows]
+            tables[name] = [tuple(value for key, value in dict(row).items() if not key.endswith("_ns")) for row in rows]
         return tables
 
 

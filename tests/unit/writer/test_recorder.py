@@ -166,7 +166,7 @@ def test_a_duplicate_that_the_client_could_not_see_is_refused_before_the_portal_
     client.entity(session, dataset(b"first"), desk.payload(b"first"))
     twice = dataset(content, name)
     client.entity(session, twice, desk.payload(content))
-    run_index, _ = client.run(datasets=(twice.uuid,))
+    client.run(datasets=(twice.uuid,))
     desk.take(client)
     desk.store_payloads()
     assert desk.rows("kind, status, first", "kind = 'dataset'") == [
