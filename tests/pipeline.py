@@ -277,7 +277,7 @@ class PipelineHome:
         for pipeline in list(director.open_pipelines()):
             if pipeline.home.path == self.home.path:
                 pipeline.close()
-                director.pipeline._pipelines.pop(pipeline.home.path)
+                director._pipelines.pop(pipeline.home.path)
 
     def close(self) -> None:
         """`seclea stop` is enough: no process, no shared memory, no socket and no secret is left."""

@@ -114,6 +114,8 @@ class PortalServer:
         self.close_sessions()
         if self.process is not None and self.process.poll() is None:
             self.kill()
+        if self.address:
+            Path(self.address["socket"]).unlink(missing_ok=True)  # of one that was killed
 
 
 @contextlib.contextmanager
