@@ -139,6 +139,8 @@ def _remove_sockets(home: Home) -> None:
     home.socket.unlink(missing_ok=True)
     if not is_held(home.portal / "portal.lock"):
         home.portal_socket.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # other homes may have their sockets there
+        home.runtime.rmdir()
     lock.release()
 
 

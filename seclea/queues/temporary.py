@@ -28,14 +28,20 @@ def make(need_bytes: int) -> Path:
     Raises:
         OSError: neither shared memory nor the disk has room.
     """
-    name = f"seclea-{os.geteuid()}/queues"
-    base = segment.roomy_directory([Path("/dev/shm") / name, Path(tempfile.gettempdir()) / name], need_bytes)  # noqa: S108
+    name = f"seclea-{os.geteuid()}"
+    candidates = [Path("/dev/shm") / name, Path(tempfile.gettempdir()) / name]  # noqa: S108
+    base = segment.roomy_directory(candidates, need_bytes)
+    while True:
+        path = base / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            use(segment.private_directory(path), create=True)
+            break
+        except FileNotFoundError:  # the last one before us took the empty directory away just now
+            continue
     with os.scandir(base) as entries:
         for entry in entries:
-            if entry.name.startswith(_PREFIX):
+            if entry.name.startswith(_PREFIX) and entry.name != path.name:
                 _remove_unused(Path(entry.path))
-    path = segment.private_directory(base / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
-    use(path, create=True)
     return path
 
 
@@ -78,6 +84,7 @@ def _remove_unused(path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(path, ignore_errors=True)
+        path.parent.rmdir()  # when it was the last
     except OSError:
         pass
     finally:

@@ -373,3 +373,4 @@ class Writer:
         # Only when empty. A client that is just about to put a ring there makes it again.
         with contextlib.suppress(OSError):
             self.home.shared_rings.rmdir()
+            self.home.shared_rings.parent.rmdir()
