@@ -16,7 +16,8 @@ LOGS_ONE = """
 
 # A forked child of an interpreter that has all imported already is there within milliseconds.
 COMES_AS_THE_WRITER_LEAVES = """
-    import os, pathlib, time
+    import os, time
+    import seclea.api.connect, seclea.client.login  # the child must be there while the writer is still leaving
     from seclea import SecleaAI
     from seclea.contract import Home
 
