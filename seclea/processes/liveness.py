@@ -53,7 +53,7 @@ def identity_of(pid: int | None = None) -> ProcessIdentity:
     start_ticks = _start_ticks(pid)
     if start_ticks is None:
         raise ProcessLookupError(f"no process {pid}")
-    return ProcessIdentity(pid, start_ticks, _boot_id(), _namespace())
+    return ProcessIdentity(pid, start_ticks, boot_id(), _namespace())
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
@@ -62,7 +62,7 @@ def is_alive(identity: ProcessIdentity) -> bool:
     A process of another pid namespace cannot be seen from here and counts as alive, unless the machine was booted
     since: nothing of it may be taken away on this evidence.
     """
-    if identity.boot_id and identity.boot_id != _boot_id():
+    if identity.boot_id and identity.boot_id != boot_id():
         return False
     if identity.namespace and identity.namespace != _namespace():
         return True
@@ -107,7 +107,8 @@ def _start_ticks(pid: int) -> int | None:
     return 0
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """What names this boot of the machine: monotonic clocks and pids compare only within it. Empty where unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -8,27 +8,19 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from seclea.api.api import Api
 from seclea.contract import Destination, Outcome
 from seclea.errors import UnknownOrganizationError
+from seclea.processes.liveness import boot_id
 from seclea.sender.backoff import RetryBudget
 from seclea.sender.breaker import BreakerState, Wait, after_attempt, before_attempt
 
 log = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 1.0  # counters go to the ledger at most this often
-
-
-def boot_id() -> str:
-    """What names this boot of the machine: monotonic clocks compare only within it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return "unknown"
 
 
 class DestinationState:

@@ -64,6 +64,7 @@ class Writer:
         self._stored: dict[int, StoredPayload | str] = {}  # payloads that are ready, by record
         self._next_scan = 0.0
         self._next_limits = 0.0
+        self._left_work = False  # something to send came while we left
         self._unreadable: set[Path] = set()  # rings, said once each
         self._deep = False
         self._busy = False
@@ -108,8 +109,8 @@ class Writer:
 
     @property
     def has_newcomers(self) -> bool:
-        """Whether there is a ring that `scan` has not seen."""
-        return bool(self._ring_files() - {ring.path for ring in self.rings.values()})
+        """After `close`, when there were no rings before: whether somebody came meanwhile who still needs a writer."""
+        return bool(self._ring_files()) or self._left_work
 
     def _attach(self, path: Path) -> None:
         try:
@@ -366,6 +367,7 @@ class Writer:
         with contextlib.suppress(LedgerFullError, OSError):
             self.step()
             self.scan()  # the rings of clients that have ended go with us
+            self._left_work = self.has_sendable_work()
         for ring in self.rings.values():
             ring.set_sleeping(False)
             ring.close()

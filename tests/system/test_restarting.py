@@ -231,3 +231,52 @@ def test_the_limits_that_a_client_asked_for_hold_after_the_writer_was_killed(hom
     logs(script, 1)
     flushes(script)
     assert home.live()["limits"]["disk"] == 123_000_000
+
+
+def test_log_calls_are_recorded_once_when_the_writer_dies_between_its_commit_and_the_rings(home: PipelineHome) -> None:
+    point = """
+read, seen = Consumer.read, []
+def look(self, *arguments, **named):
+    frames = read(self, *arguments, **named)
+    seen.extend(kind for kind, _, _ in frames if kind == 3)
+    return frames
+commit = Consumer.commit
+Consumer.read = look
+Consumer.commit = lambda self: die() if seen else commit(self)
+"""
+    dying = home.script(DIES.replace("{point}", point.strip().replace("\n", "\n    ")))
+    until(lambda: home.live(), "the writer that will die")
+    script = obeying(home)
+    logs(script, 0, 1, 2)
+    dying.end(73)
+    assert home.steps() != [], "it had committed"
+    logs(script, 3)
+    flushes(script)
+    assert home.steps() == [0, 1, 2, 3]
+
+
+def test_flush_waits_for_payloads_that_are_still_being_stored(home: PipelineHome) -> None:
+    gate = home.work / "gate"
+    point = f"""
+import time
+store = blobs.Spool.store
+def slowly(self, name):
+    while not os.path.exists({str(gate)!r}):
+        time.sleep(0.005)
+    return store(self, name)
+blobs.Spool.store = slowly
+"""
+    slow = home.script(DIES.replace("{point}", point.strip().replace("\n", "\n    ")))
+    until(lambda: home.live(), "the writer that is slow")
+    script = home.script(OBEYS.replace("timeout=20", "timeout=1.0"))
+    script.hear()
+    script.tell("dataset")
+    script.hear()
+    script.tell("flush")
+    assert script.hear() == "False", "its payload is not in the spool"
+    assert home.rows("SELECT status FROM records WHERE kind = 'dataset'") == [("Saving",)]
+    gate.touch()
+    until(lambda: home.rows("SELECT 1 FROM records WHERE kind = 'dataset' AND status = 'Transmitting'"), "the payload")
+    flushes(script)
+    home.command("stop")
+    slow.end(0)
