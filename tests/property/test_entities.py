@@ -6,6 +6,7 @@ import decimal
 import enum
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -162,7 +163,7 @@ Point = collections.namedtuple("Point", "x y")
         (10**400, 10**400),
         (dt.time(1, 2, 3, 4), dt.time(1, 2, 3, 4)),
     ],
-    ids=repr,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value)),  # the same in every process
 )
 def test_foreign_values_become_something_defined(value, back):
     found = through_json(value)
