@@ -175,16 +175,23 @@ class MetricBatch:
         """Add one log call, whose number in the stream is ``sequence`` (the one after `last`)."""
         offset = sequence - self.first
         index = self._index
-        for name, value in metrics.items():
-            number = index.get(name)
-            if number is None:
-                number = index[name] = len(self.keys)
-                self.keys.append(name)
-            self.sequence.append(offset)
-            self.key.append(number)
-            self.step.append(step)
-            self.time.append(time_ns)
-            self.value.append(value)
+        points = len(self.value)
+        try:
+            for name, value in metrics.items():
+                number = index.get(name)
+                if number is None:
+                    number = index[name] = len(self.keys)
+                    self.keys.append(name)
+                self.sequence.append(offset)
+                self.key.append(number)
+                self.step.append(step)
+                self.time.append(time_ns)
+                self.value.append(value)
+        except BaseException:
+            # Something that no column can hold: the points before it are as they were. A name too many does no harm.
+            for column, _ in _COLUMNS:
+                del getattr(self, column)[points:]
+            raise
         self.last = sequence
 
 

@@ -12,8 +12,9 @@ import msgpack
 from seclea.client.validation import MAX_KEY, check_metrics, check_params, check_step
 from seclea.director import Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import ModelState, RunStatus
-from seclea.errors import RunFinishedError, UsageError
+from seclea.errors import MetricError, RunFinishedError, UsageError
 from seclea.frames import MAX_FRAME_BYTES, FinishFrame, FrameType
+from seclea.records import MAX_KEYS
 from seclea.settings import Limits
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ class TrainingRun:
             payload = _packb((self._index, step, _time_ns(), check_metrics(metrics)))  # names the key
         if "" in metrics or (len(payload) > MAX_KEY and max(map(len, metrics)) > MAX_KEY):
             check_metrics(metrics)  # names the key
+        if len(payload) > MAX_FRAME_BYTES and len(metrics) > MAX_KEYS:
+            raise MetricError(
+                f"One call takes {MAX_KEYS} metrics, not {len(metrics)}.", "Log them in parts, at one step."
+            )
         self._step = step
         if len(payload) > MAX_FRAME_BYTES:
             self._pipeline.put_large(FrameType.METRICS, payload, self._index)

@@ -120,7 +120,7 @@ class Pipeline:
         """Hand a frame over, waiting for room as the limits say; False when there was none."""
         ring, room = self._ring, self._room
         closing = frame_type in (FrameType.FINISH, FrameType.STREAM, FrameType.TOMBSTONE)
-        if ring.paused and not closing and not room.wait(lambda: not ring.paused):
+        if not closing and not self._pause_ends():
             return False
         if not self._tombstones_out() and not closing:
             return False
@@ -143,9 +143,16 @@ class Pipeline:
         Raises:
             LoggingPaused: the limits say to raise or to drop, or the budget is spent; nothing was recorded.
         """
-        ring = self._ring
-        if ring.paused and not self._room.wait(lambda: not ring.paused):
+        if not self._pause_ends():
             raise self._room.paused_error("Nothing was recorded")
+
+    def _pause_ends(self) -> bool:
+        """Wait for the end of a pause, as the limits say; whether there is none (any more)."""
+        ring = self._ring
+        if not ring.paused:
+            return True
+        self._attend_if_asleep()  # the writer that paused us may be gone; another one looks at the limits anew
+        return self._room.wait(lambda: not ring.paused, meanwhile=self._attend_if_asleep)
 
     def _attend_if_asleep(self) -> None:
         if self._ring.consumer_sleeps or time.monotonic_ns() - self._ring.beat_ns > _LOOK_NS:

@@ -155,11 +155,12 @@ class Spool:
 
         Raises:
             LedgerError: missing, or not what its name says.
+            OSError: it cannot be read just now.
         """
         try:
             data = self.chunk_path(sha256).read_bytes()
-        except OSError as error:
-            raise LedgerError(f"The chunk {sha256} cannot be read from the spool: {error}.") from None
+        except FileNotFoundError:
+            raise LedgerError(f"The chunk {sha256} cannot be read from the spool: it is gone.") from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise LedgerError(f"The chunk {sha256} in the spool is damaged.")
         return data
@@ -174,7 +175,7 @@ class Spool:
             Files deleted.
         """
         swept = 0
-        for directory in self._home.chunks.iterdir():
+        for directory in filter(Path.is_dir, self._home.chunks.iterdir()):
             for path in directory.iterdir():
                 if path.name.endswith(".new") or not is_known(path.name):
                     path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.errors import LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
-from seclea.ledger.view import Reader
+from seclea.ledger.view import OPEN, Reader
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
 
 
@@ -110,10 +110,11 @@ class Ledger(Reader):
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK TO part")
+            if self._connection.in_transaction:  # sqlite ends it by itself when the disk is full
+                self._connection.execute("ROLLBACK TO part")
+                self._connection.execute("RELEASE part")
             raise
-        finally:
-            self._connection.execute("RELEASE part")
+        self._connection.execute("RELEASE part")
 
     def give_back_space(self, pages: int = 1000) -> None:
         """Return free pages to the file system, a bounded number at a time."""
@@ -143,6 +144,15 @@ class Ledger(Reader):
     def set_ring_sequence(self, ring: bytes, sequence: int) -> None:
         """Frames up to ``sequence`` are in this transaction."""
         self._connection.execute("UPDATE rings SET sequence = ? WHERE id = ?", (sequence, ring))
+
+    def add_dropped(self, ring: bytes, count: int) -> None:
+        """A tombstone says that the ring's client left out so many log calls."""
+        self._connection.execute("UPDATE rings SET dropped = dropped + ? WHERE id = ?", (count, ring))
+
+    def dropped_of_ring(self, ring: bytes) -> int:
+        """How many log calls the tombstones of a ring's client stand for."""
+        row = self.ring_row(ring)
+        return int(row["dropped"]) if row is not None else 0
 
     def close_ring(self, ring: bytes) -> None:
         """The ring's producer is gone and its file empty."""
@@ -345,7 +355,7 @@ class Ledger(Reader):
 
     def saving(self) -> list[sqlite3.Row]:
         """Records whose payload is not durable yet, in order."""
-        return self._all("SELECT * FROM records WHERE status = 'Saving' ORDER BY id")
+        return self._all(f"SELECT * FROM records WHERE {OPEN} AND status = 'Saving' ORDER BY +id")  # noqa: S608
 
     def is_next_to_seal(self, record: int, stream: int, lane: str) -> bool:
         """Whether nothing before this record in its lane is still Saving."""
@@ -402,12 +412,17 @@ class Ledger(Reader):
         row = self._one("SELECT status FROM records WHERE id = ?", (record,))
         return row is not None and row["status"] == Status.TRANSMITTING
 
+    def has_key(self, key: str) -> bool:
+        """Whether some record has this idempotency key."""
+        return self._one("SELECT 1 FROM records WHERE key = ?", (key,)) is not None
+
     def dependents(self, entity: str) -> list[sqlite3.Row]:
-        """Open records that need this entity, in order."""
+        """Open records that need this entity (or one that turned out to be it), in order."""
         return self._all(
-            "SELECT * FROM records WHERE (id IN (SELECT record FROM needs WHERE entity = ?1)"
-            " OR (run = ?1 AND kind <> 'training_run')) AND status IN ('Saving', 'Transmitting') AND hold IS NULL"
-            " AND kind <> 'tombstone' ORDER BY id",
+            "SELECT * FROM records WHERE id IN ("
+            " SELECT record FROM needs WHERE entity = ?1 OR entity IN (SELECT uuid FROM entities WHERE same_as = ?1)"
+            f" UNION SELECT id FROM records WHERE {OPEN} AND run = ?1 AND kind <> 'training_run')"
+            f" AND {OPEN} AND hold IS NULL ORDER BY id",
             (entity,),
         )
 
@@ -442,7 +457,7 @@ class Ledger(Reader):
         """Bytes of all chunks, and of what is reserved for payloads on their way in."""
         row = self._one(
             "SELECT (SELECT coalesce(sum(bytes), 0) FROM chunks) +"
-            " (SELECT coalesce(sum(reserved), 0) FROM records WHERE status = 'Saving')"
+            f" (SELECT coalesce(sum(reserved), 0) FROM records WHERE {OPEN} AND status = 'Saving')"
         )
         assert row is not None
         return int(row[0])

@@ -17,6 +17,9 @@ _RECORD_COLUMNS = """r.id, r.kind, r.status, r.destination, s.uuid AS stream, r.
     r.chain, r.entity, r.run, r.size, r.retries, r.hold, r.error,
     (SELECT key FROM records o WHERE o.id = r.stands_for) AS stands_for"""
 
+# In the words of the indices on open records: sqlite takes those only for a query that says just this.
+OPEN = "status IN ('Saving', 'Transmitting')"
+
 
 def _to_record(row: sqlite3.Row, chunks: Sequence[tuple[str, int]] = ()) -> Record:
     return Record(
@@ -92,12 +95,12 @@ class Reader:
         where = "" if destination is None else " AND destination = ?"
         values = () if destination is None else (destination,)
         result: dict[str, dict[str, int]] = {}
-        for row in self._all(
-            "SELECT kind, status, count(*) AS n FROM records"  # noqa: S608
-            f" WHERE (status IN ('Saving', 'Transmitting') OR status = 'Failed'){where} GROUP BY kind, status",
-            values,
-        ):
-            result.setdefault(row["kind"], {})[row["status"]] = row["n"]
+        for some in (OPEN, "status = 'Failed'"):
+            for row in self._all(
+                f"SELECT kind, status, count(*) AS n FROM records WHERE {some}{where} GROUP BY kind, status",  # noqa: S608
+                values,
+            ):
+                result.setdefault(row["kind"], {})[row["status"]] = row["n"]
         for row in self._all(
             f"SELECT kind, sum(records) AS n FROM totals WHERE 1{where} GROUP BY kind",  # noqa: S608
             values,
@@ -110,7 +113,7 @@ class Reader:
         where = "" if destination is None else " AND destination = ?"
         row = self._one(
             "SELECT count(*) AS n, coalesce(sum(size), 0) AS b FROM records"  # noqa: S608
-            f" WHERE status IN ('Saving', 'Transmitting') AND hold IS NULL{where}",
+            f" WHERE {OPEN} AND hold IS NULL{where}",
             () if destination is None else (destination,),
         )
         assert row is not None
@@ -134,7 +137,9 @@ class Reader:
         return self._all(
             "SELECT r.id, r.kind, r.status, r.destination, r.entity, r.run, r.hold, r.error, r.size, e.name FROM records r"  # noqa: S608
             " LEFT JOIN entities e ON e.uuid = r.entity"
-            f" WHERE (r.status = 'Failed' OR (r.status = 'Transmitting' AND r.hold IS NOT NULL)){where} ORDER BY r.id LIMIT ?",
+            " WHERE r.id IN (SELECT id FROM records WHERE status = 'Failed' UNION"
+            f" SELECT id FROM records WHERE status = 'Transmitting' AND hold IS NOT NULL){where}"
+            " ORDER BY r.id LIMIT ?",
             [*values, limit],
         )
 
@@ -148,8 +153,8 @@ class Reader:
     def last_error(self, destination: int) -> str | None:
         """What the latest attempt that did not come through said, while something is still open."""
         row = self._one(
-            "SELECT error FROM records WHERE destination = ? AND status = 'Transmitting' AND error IS NOT NULL"
-            " ORDER BY position LIMIT 1",
+            f"SELECT error FROM records WHERE {OPEN} AND destination = ? AND status = 'Transmitting'"  # noqa: S608
+            " AND error IS NOT NULL ORDER BY position LIMIT 1",
             (destination,),
         )
         return None if row is None else str(row["error"])
@@ -158,8 +163,8 @@ class Reader:
         """Records that may be sent, in order: rows of (id, position, stream, kind). Held ones are left out."""
         return self._all(
             "SELECT r.id, r.position, s.uuid AS stream, r.kind FROM records r JOIN streams s ON s.id = r.stream"
-            " WHERE r.destination = ? AND r.lane = ? AND r.status = 'Transmitting' AND r.hold IS NULL AND r.position > ?"
-            " ORDER BY r.position LIMIT ?",
+            f" WHERE r.{OPEN} AND r.destination = ? AND r.lane = ? AND r.status = 'Transmitting' AND r.hold IS NULL"
+            " AND r.position > ? ORDER BY r.position LIMIT ?",
             (destination, lane, after, limit),
         )
 
@@ -176,14 +181,17 @@ class Reader:
         row = self._one("SELECT position FROM records WHERE id = ?", (record,))
         return int(row["position"]) if row is not None else 0
 
-    def held_streams(self, destination: int, lane: str) -> set[bytes]:
-        """Streams of runs with a held record: nothing behind it may be sent. (In a session's, a tombstone stands there.)"""
+    def held_streams(self, destination: int, lane: str) -> dict[bytes, int]:
+        """Streams of runs with a held record, and its position: nothing behind it may be sent. (In a session's, a tombstone
+        stands there.)
+        """
         rows = self._all(
-            "SELECT DISTINCT s.uuid FROM records r JOIN streams s ON s.id = r.stream WHERE r.destination = ? AND r.lane = ?"
-            " AND r.status = 'Transmitting' AND r.hold IS NOT NULL AND r.run IS NOT NULL",
+            "SELECT s.uuid, min(r.position) AS position FROM records r JOIN streams s ON s.id = r.stream"
+            " WHERE r.destination = ? AND r.lane = ? AND r.status = 'Transmitting' AND r.hold IS NOT NULL"
+            " AND r.run IS NOT NULL GROUP BY s.uuid",
             (destination, lane),
         )
-        return {row["uuid"] for row in rows}
+        return {row["uuid"]: row["position"] for row in rows}
 
     def chunks_of(self, record: int) -> list[tuple[str, int]]:
         """(sha256, bytes) of a record's payload, in order."""

@@ -118,6 +118,7 @@ class DestinationState:
         """Stop sending there until a person does something; None goes on."""
         if reason != self.hold:
             log.warning("destination %d: %s", self.id, f"on hold: {reason}" if reason else "goes on")
+        if reason is None or reason != self.hold:  # the ledger may have a hold that one before us told
             self.hold = reason
             self._state(hold=reason)
         if reason is None:

@@ -127,9 +127,10 @@ class LaneWorker:
         if self._view is None:
             self._view = self._tools.open_view()
         view, destination = self._view, self._state.id
-        skip = set(self._stand_ins) | {stream for stream, until in self._blocked.items() if until > now}
-        skip |= view.held_streams(destination, self._lane)
+        blocked = {stream for stream, until in self._blocked.items() if until > now}
+        skip = blocked | self._stand_ins.keys()
         waiting = bool(skip)
+        held = view.held_streams(destination, self._lane)
         after = 0
         seen: set[int] = set()
         while True:
@@ -139,9 +140,9 @@ class LaneWorker:
                 if row["id"] in self._settled:
                     continue
                 stream = row["stream"]
-                if self._stand_ins.get(stream) == row["position"]:
+                if self._stand_ins.get(stream) == row["position"] and stream not in blocked:
                     return view.record(row["id"]), True
-                if stream in skip:
+                if stream in skip or row["position"] > held.get(stream, row["position"]):
                     continue
                 if self._state.lacks(view.unmet_needs(row["id"])):
                     skip.add(stream)

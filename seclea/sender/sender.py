@@ -55,6 +55,8 @@ class Sender:
         for message in messages:
             op = message.get("op")
             if op == "leave":
+                if message.get("sender") not in (None, os.getpid()):
+                    continue  # for one before us that died without hearing it
                 self.stop_portal = bool(message.get("portal"))
                 self.stopping.set()
             elif op == "work":

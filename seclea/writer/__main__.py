@@ -16,7 +16,7 @@ from seclea.contract import Home
 from seclea.errors import PipelineError, SecleaError
 from seclea.ledger.db import Ledger
 from seclea.processes.logs import set_up_logging
-from seclea.processes.rendezvous import prepare, take_lock
+from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import ensure_writer, take_start_lock
 from seclea.queues.queue import Queue
 from seclea.writer.limits import limits_from
@@ -85,11 +85,11 @@ class WriterProcess:
         with contextlib.suppress(KeyError, ValueError):
             self.server.unbind()
         self.writer.drain(_DRAIN_SECONDS)
-        self.writer.tell_sender({"op": "leave", "portal": self._stop_portal})
+        self.writer.tell_sender({"op": "leave", "sender": self.sender.pid, "portal": self._stop_portal})
         gone = time.monotonic() + _LEAVE_SECONDS
         while self.sender.pid is not None and time.monotonic() < gone and not self.sender.wait_gone(0.02):
             self.writer.step()  # its last outcomes
-        self.sender.wait_gone(0.5)
+        self.sender.end()
         self.writer.step()
         self.writer.close()
         self.server.close()
@@ -112,7 +112,7 @@ class WriterProcess:
         if op == "status":
             return self.status()
         if op == "resume":
-            self.writer.tell_sender({"op": "resume", "destination": message.get("destination")})
+            self.writer.lift_holds(message.get("destination"))
             self.writer.last_work = time.monotonic()
             return {"ok": True}
         if op == "stop":
@@ -164,6 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         process.stopping = True
+        ring_bell(home)  # or it would sleep on
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -10,6 +10,7 @@ Rule 3  Records without a payload get their place at once; those with one are re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -33,6 +34,7 @@ from seclea.frames import (
 from seclea.ledger.blobs import Spool, StoredPayload
 from seclea.ledger.db import Ledger
 from seclea.records import (
+    BULK_KINDS,
     Event,
     Lane,
     MetricBatch,
@@ -72,7 +74,7 @@ class Recorder:
         payloads: (record, incoming name) that wait to be stored, to be taken by the writer after the commit.
         discarded: incoming files that no record needs, to be deleted after the commit.
         touched: destinations that have new work.
-        sealed: entities' records that got their place.
+        sealed: entities' records that got their place, or never will: what waits behind them is the settler's.
         settings: limits and idle timeout that the last client asked for, also of a writer before us; None until then.
     """
 
@@ -102,10 +104,6 @@ class Recorder:
         self._rings.pop(ring, None)
         self._sequences.pop(ring, None)
 
-    def sequence_of(self, ring: bytes) -> int:
-        """The last frame taken from a ring."""
-        return self._sequences.get(ring, 0)
-
     def take(self, ring: bytes, pid: int, frames: Sequence[tuple[int, int, bytes]]) -> None:
         """Record frames ``(type, sequence, payload)`` of one ring, in order."""
         streams = self._streams(ring, pid)
@@ -122,23 +120,38 @@ class Recorder:
                 if frame_type == FrameType.METRICS:  # touches the open batch only
                     self._take_metrics(streams, payload)
                 else:
+                    self._close_batches(streams)  # before the savepoint: what fails in it must not take them along
                     with self._ledger.savepoint():
                         self._take_frame(ring, streams, frame_type, payload)
-            except (ValueError, KeyError, TypeError, OSError, sqlite3.IntegrityError) as error:
+            except Exception as error:
+                if _is_disk_trouble(error):
+                    raise
                 # A frame that passed its checksum and still makes no sense: a bug of ours or of another version. Never a
                 # crash loop, never silence.
                 log.exception("ring %s: frame %d of type %d cannot be recorded", ring.hex(), sequence, frame_type)
                 self._ledger.add_event("unreadable", f"ring {ring.hex()} frame {sequence} type {frame_type}: {error}")
-                self._leave_tombstone(streams, frame_type, str(error))
+                self._leave_tombstone(ring, streams, _record_kind(frame_type, payload), str(error))
         self._sequences[ring] = taken
         self._ledger.set_ring_sequence(ring, taken)
+
+    def lose(self, ring: bytes, pid: int, count: int, reason: str, why: str) -> None:
+        """A ring is over, and ``count`` log calls in all are in no record of it: a tombstone for those without one yet."""
+        streams = self._streams(ring, pid)
+        count -= self._ledger.dropped_of_ring(ring)
+        if count > 0 and streams:
+            # Of which stream they were died with the process; it is the run's, most likely.
+            stream = max(streams.values(), key=lambda one: (one.run is not None, one.id))
+            self._take_tombstone(ring, stream, TombstoneFrame(0, "metrics", count, reason, why))
 
     def close_batches(self) -> None:
         """Turn the open batches into records; before every commit."""
         for streams in self._rings.values():
-            for stream in streams.values():
-                if stream.batch is not None:
-                    self._close_batch(stream)
+            self._close_batches(streams)
+
+    def _close_batches(self, streams: dict[int, _Stream]) -> None:
+        for stream in streams.values():
+            if stream.batch is not None:
+                self._close_batch(stream)
 
     # -- frames --------------------------------------------------------------------------------------------------
 
@@ -173,7 +186,7 @@ class Recorder:
         elif isinstance(frame, FinishFrame):
             self._take_finish(streams[frame.index], frame)
         elif isinstance(frame, TombstoneFrame):
-            self._take_tombstone(streams[frame.index], frame)
+            self._take_tombstone(ring, streams[frame.index], frame)
 
     def _take_metrics(self, streams: dict[int, _Stream], payload: bytes) -> None:
         frame = unpack(FrameType.METRICS, payload)
@@ -225,8 +238,9 @@ class Recorder:
         return stream
 
     def _take_entity(self, stream: _Stream, frame: EntityFrame) -> None:
-        self._close_batch(stream)
         kind = Kind(frame.kind)
+        if (frame.payload is not None) != (RecordKind(kind) in BULK_KINDS):
+            raise ValueError(f"a {kind} {'with' if frame.payload else 'without'} a payload")
         entity = dict(frame.entity)
         ENTITY_TYPES[kind].from_json(entity)  # shape check
         if self._ledger.entity(entity["uuid"]) is not None:
@@ -260,6 +274,7 @@ class Recorder:
         if refusal:
             self._ledger.fail(record, Event.REFUSED, refusal)
             self._discard(frame.payload)
+            self.sealed.append(record)
         elif frame.payload is not None:
             self.payloads.append((record, frame.payload))
         else:
@@ -267,7 +282,6 @@ class Recorder:
             self.sealed.append(record)
 
     def _take_finish(self, stream: _Stream, frame: FinishFrame) -> None:
-        self._close_batch(stream)
         if stream.run is None:
             raise ValueError("a finish outside a run")
         record = self._ledger.add_record(
@@ -284,20 +298,26 @@ class Recorder:
             lanes.append((row["uuid"], row["lane"], row["sequence"]))
         self._seal(record, stream, RecordKind.FINISH, finish_body(frame.status, frame.time_ns, lanes))
 
-    def _take_tombstone(self, stream: _Stream, frame: TombstoneFrame) -> None:
-        self._close_batch(stream)
+    def _take_tombstone(self, ring: bytes, stream: _Stream, frame: TombstoneFrame) -> None:
         record = self._ledger.add_record(
-            RecordKind.TOMBSTONE, stream.destination, stream.id, Lane.ORDERED, run=stream.run
+            RecordKind.TOMBSTONE,
+            stream.destination,
+            stream.id,
+            Lane.ORDERED,
+            run=stream.run,
+            hold=self._hold_of(stream.run),
         )
         body = tombstone_body(frame.kind, frame.count, frame.reason, frame.detail)
         self._seal(record, stream, RecordKind.TOMBSTONE, body)
+        if frame.reason == "dropped":
+            self._ledger.add_dropped(ring, frame.count)
         self._ledger.add_event("left out", f"{frame.count} {frame.kind}: {frame.reason} {frame.detail}".rstrip())
 
-    def _leave_tombstone(self, streams: dict[int, _Stream], frame_type: int, why: str) -> None:
+    def _leave_tombstone(self, ring: bytes, streams: dict[int, _Stream], kind: str, why: str) -> None:
         if streams:
             stream = next(iter(streams.values()))
-            kind = FrameType(frame_type).name.lower() if frame_type in FrameType.__members__.values() else "frame"
-            self._take_tombstone(stream, TombstoneFrame(0, kind, 1, "damaged", why[:500]))
+            self._close_batch(stream)
+            self._take_tombstone(ring, stream, TombstoneFrame(0, kind, 1, "damaged", why[:500]))
 
     # -- entities ------------------------------------------------------------------------------------------------
 
@@ -448,7 +468,12 @@ class Recorder:
             self._ledger.set_refused(row["entity"], True)
             self._ledger.add_event("damaged", f"{kind} {entity['name']!r}: {stored}")
             stone = self._ledger.add_record(
-                RecordKind.TOMBSTONE, row["destination"], row["stream"], lane, run=row["run"]
+                RecordKind.TOMBSTONE,
+                row["destination"],
+                row["stream"],
+                lane,
+                run=row["run"],
+                hold=self._hold_of(row["run"]),
             )
             body = tombstone_body(kind, 1, "damaged", stored)
             place = (RecordKind.TOMBSTONE, first, first, previous, body, len(body))
@@ -458,8 +483,27 @@ class Recorder:
             self._ledger.add_chunks(record, stored.chunks)
             place = (kind, first, first, previous, body, len(body) + stored.size)
             self._place(record, stream["uuid"], row["stream"], lane, *place)
-            self.sealed.append(record)
+        self.sealed.append(record)
         if row["payload"]:
             self.discarded.append(row["payload"])
         self.touched.add(row["destination"])
         return True
+
+
+def _is_disk_trouble(error: Exception) -> bool:
+    """Whether it is not the frame that is at fault: then the transaction fails, and the frame is taken again."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError)
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def _record_kind(frame_type: int, payload: bytes) -> str:
+    """What a frame that cannot be recorded was to become, as far as can be told: a portal knows kinds of records only."""
+    if frame_type == FrameType.ENTITY:
+        with contextlib.suppress(ValueError):
+            frame = unpack(frame_type, payload)
+            if isinstance(frame, EntityFrame) and frame.kind in tuple(RecordKind):
+                return frame.kind
+    if frame_type in (FrameType.FINISH, FrameType.TOMBSTONE):
+        return FrameType(frame_type).name.lower()
+    return RecordKind.METRICS

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 30.0  # a connection that says nothing for this long is closed
 _MAX_CONNECTIONS = 900
+_ANSWER_SECONDS = 30.0  # where the asker names no time of its own
 
 # (message) -> the answer, or None when it has to wait: then it is asked again after every step.
 Handler = Callable[[dict[str, Any]], dict[str, Any] | None]
@@ -102,7 +103,7 @@ class Server:
                 self._send(peer, {"error": f"This writer speaks version {PROTOCOL_VERSION}, not {message.get('v')}."})
                 continue
             peer.waiting = message
-            peer.deadline = time.monotonic() + min(float(message.get("timeout") or 30.0), 86_400.0)
+            peer.deadline = time.monotonic() + _seconds(message.get("timeout"))
             self._answer(peer)
 
     def _answer(self, peer: _Peer) -> None:
@@ -150,3 +151,8 @@ class Server:
         for peer in list(self._peers.values()):
             self._drop(peer)
         self._selector.close()
+
+
+def _seconds(timeout: object) -> float:
+    """How long somebody waits for an answer; whatever a message says."""
+    return min(timeout, 86_400.0) if isinstance(timeout, int | float) and timeout > 0 else _ANSWER_SECONDS

@@ -82,9 +82,12 @@ class Settler:
             self._stand_in(row, "refused", detail)
         if row["entity"] is not None:
             self._ledger.set_refused(row["entity"], True)
-            entity = self._ledger.entity(row["entity"])
-            name = entity["name"] if entity is not None else ""
-            self._hold_dependents(row["entity"], f"its {row['kind']} {name!r} was refused")
+            self._hold_dependents(row["entity"], self._refusal_of(row))
+
+    def _refusal_of(self, row: sqlite3.Row) -> str:
+        entity = self._ledger.entity(row["entity"])
+        name = entity["name"] if entity is not None else ""
+        return f"its {row['kind']} {name!r} was refused"
 
     def _hold_dependents(self, entity: str, reason: str) -> None:
         for row in self._ledger.dependents(entity):
@@ -94,19 +97,26 @@ class Settler:
             if row["entity"] is not None:
                 self._hold_dependents(row["entity"], reason)
 
-    def stand_in_held(self, record: int) -> None:
-        """A record that was recorded as held already: in a session's stream a tombstone takes its place."""
+    def hold_behind(self, record: int) -> None:
+        """An entity's record that was recorded as held or failed: what needs it is held too, also what came first (from
+        another ring); in a session's stream a tombstone takes the place of a held one.
+        """
         row = self._ledger.record_row(record)
-        if row is not None and row["status"] == "Transmitting" and row["hold"] is not None and row["run"] is None:
+        if row is None or row["entity"] is None or (row["hold"] is None and row["status"] != "Failed"):
+            return
+        if row["status"] == "Transmitting" and row["run"] is None:
             self._stand_in(row, "held", row["hold"])
+        self._hold_dependents(row["entity"], row["hold"] or self._refusal_of(row))
 
     def _stand_in(self, row: sqlite3.Row, reason: str, detail: str, remote_id: str | None = None) -> None:
         stream = self._ledger.stream_row(row["stream"])
+        key = idempotency_key(stream["uuid"], row["lane"], row["first"], stands_for_record=True)
+        if self._ledger.has_key(key):
+            return  # recorded and held in this very transaction
         stands_for = {"kind": row["kind"], "digest": row["digest"].hex(), "uuid": row["entity"], "remote_id": remote_id}
         body = tombstone_body(row["kind"], 1, reason, detail, stands_for)
         stone = self._ledger.add_record(
             RecordKind.TOMBSTONE, row["destination"], row["stream"], row["lane"], run=row["run"], stands_for=row["id"]
         )
-        key = idempotency_key(stream["uuid"], row["lane"], row["first"], stands_for_record=True)
         self._ledger.seal_in_place(stone, row, key, body, hashlib.sha256(body).digest())
         self.touched.add(row["destination"])

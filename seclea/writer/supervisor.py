@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY_SECONDS = 0.05
 _LAST_RETRY_SECONDS = 30.0
+_END_SECONDS = 2.0  # after SIGTERM; it may be in the middle of a request
 _STEADY_SECONDS = 30.0  # a sender that lived this long was not a failed start
 
 
@@ -98,9 +99,10 @@ class SenderSupervisor:
             self._child.wait(timeout_seconds)
             self._drop()
             return True
-        self._child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(2.0)
-            self._drop()
-            return True
         return False
+
+    def end(self) -> None:
+        """Have the sender end that did not leave when it was told."""
+        if self._child is not None:
+            self._child.terminate()
+            self.wait_gone(_END_SECONDS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from seclea.contract import Home
-from seclea.errors import LedgerFullError
+from seclea.errors import LedgerFullError, QueueFull
 from seclea.ledger.blobs import Spool, StoredPayload
 from seclea.ledger.db import Ledger
 from seclea.queues.queue import Queue
@@ -38,6 +39,7 @@ LIMIT_SECONDS = 0.5  # how often usage is measured
 BUSY_FRAMES = 1000  # a ring that had this many at a look is drained again after the short nap
 NAPS = NapPolicy(nap_seconds=0.02, deep_after_seconds=1.5, deep_seconds=5.0)
 CALM_NAP_SECONDS = 0.15  # between commits while little is logged: fewer, larger batches; flush wakes us at once
+_DISK_TROUBLE = (LedgerFullError, OSError, sqlite3.OperationalError)  # to be tried again, never a reason to end
 
 
 class Writer:
@@ -68,7 +70,9 @@ class Writer:
         self._unreadable: set[Path] = set()  # rings, said once each
         self._deep = False
         self._busy = False
+        self._closing = False
         self._trouble = ""
+        self._told: set[int] = set()  # destinations that the send queue has named since it was seen empty
 
     # -- start -----------------------------------------------------------------------------------------------------
 
@@ -78,8 +82,7 @@ class Writer:
         if damage:
             log.error("the ledger is damaged: %s", "; ".join(damage))
         waiting = self.ledger.saving()
-        with self.ledger.transaction():
-            self.ledger.add_event("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
+        self._note("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
         # Before the first payload thread starts: what those write is in no row yet.
         self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
         for row in waiting:
@@ -94,10 +97,14 @@ class Writer:
         for path in self._ring_files() - known:
             self._attach(path)
         for ring_id, ring in list(self.rings.items()):
-            if not ring.has_more and (ring.closed_by_producer or not ring.producer_alive()) and not ring.has_more:
-                self._let_go(ring_id, ring)
-            elif ring.is_damaged and not ring.producer_alive():
-                self._quarantine(ring_id, ring)
+            try:
+                if not ring.has_more and (ring.closed_by_producer or not ring.producer_alive()) and not ring.has_more:
+                    self._let_go(ring_id, ring)
+                elif ring.is_damaged and not ring.producer_alive():
+                    self._quarantine(ring_id, ring)
+            except _DISK_TROUBLE as error:
+                self.recorder.forget()
+                log.error("ring %s waits: %s", ring_id.hex(), error)
 
     def _ring_files(self) -> set[Path]:
         """All rings of the home but those that cannot be read."""
@@ -117,9 +124,12 @@ class Writer:
             ring = Consumer.attach(path)
         except FileNotFoundError:
             return
-        except (RingDamaged, OSError) as error:
+        except RingDamaged as error:
             log.error("ring %s cannot be read: %s", path, error)
             self._unreadable.add(path)
+            return
+        except OSError as error:  # out of descriptors or memory: later, perhaps
+            log.warning("ring %s cannot be opened: %s", path, error)
             return
         ring.set_paused(self.paused is not None)
         self.rings[ring.ring_id] = ring
@@ -127,6 +137,7 @@ class Writer:
 
     def _let_go(self, ring_id: bytes, ring: Consumer) -> None:
         with self.ledger.transaction():
+            self.recorder.lose(ring_id, ring.pid, ring.dropped, "dropped", "its process ended")
             self.ledger.close_ring(ring_id)
         ring.close(unlink=True)
         del self.rings[ring_id]
@@ -138,7 +149,11 @@ class Writer:
         lost = f"ring {ring_id.hex()} of pid {ring.pid}: {ring.backlog_bytes} bytes cannot be read"
         log.error("%s", lost)
         with self.ledger.transaction():
-            self.ledger.add_event("damaged ring", lost)
+            self.recorder.lose(ring_id, ring.pid, ring.dropped, "dropped", "its process ended")
+            frames = min(
+                ring.last_sequence - ring.committed, ring.backlog_bytes // 16
+            )  # what it says may be damaged too
+            self.recorder.lose(ring_id, ring.pid, ring.dropped + max(frames, 1), "damaged", lost)
             self.ledger.close_ring(ring_id)
         ring.path.rename(ring.path.with_suffix(".damaged"))
         ring.close()
@@ -158,11 +173,13 @@ class Writer:
         if frames or self._outcomes or self._stored:
             try:
                 self._commit(frames)
-            except (LedgerFullError, OSError) as error:
+            except _DISK_TROUBLE as error:
                 self._disk_trouble(error)
                 return False
             self._trouble = ""
             self.last_work = now
+        elif not self._storing:
+            self._trouble = ""  # nothing is left that the disk refuses
         if now >= self._next_limits:
             self.check_limits()
         for ring in self.rings.values():
@@ -184,7 +201,7 @@ class Writer:
                     if self.recorder.seal_payload(record, self._stored[record]):
                         finished.append(record)
                 for record in self.recorder.sealed:
-                    self.settler.stand_in_held(record)
+                    self.settler.hold_behind(record)
         except BaseException:
             self.recorder.forget()
             self.settler.free_chunks.clear()
@@ -207,25 +224,35 @@ class Writer:
             log.error("an outcome cannot be applied (%s): %r", error, message)
 
     def _after_commit(self, finished: list[int]) -> None:
+        for record, name in self.recorder.payloads:  # first: what fails below must not lose them
+            self._submit(record, name)
+        self.recorder.payloads.clear()
+        free = self.settler.free_chunks
         for record in finished:
             stored = self._stored.pop(record)
             if isinstance(stored, StoredPayload):
                 self.spool.settled(stored.chunks)
+                free += [sha256 for sha256, _ in stored.chunks]  # altered on the way: then no row names them
         for name in self.recorder.discarded:
             self.spool.delete_incoming(name)
         self.recorder.discarded.clear()
         self.recorder.sealed.clear()
-        if self.settler.free_chunks:
-            self.spool.delete(self.settler.free_chunks)
-            self.settler.free_chunks.clear()
+        # What one outcome gave back another payload may have named anew in the same transaction.
+        if unused := [sha256 for sha256 in free if not self.ledger.knows_chunk(sha256)]:
+            self.spool.delete(unused)
             self.ledger.give_back_space()
-        for record, name in self.recorder.payloads:
-            self._submit(record, name)
-        self.recorder.payloads.clear()
+        free.clear()
         touched = self.recorder.touched | self.settler.touched
         self.recorder.touched.clear()
         self.settler.touched.clear()
-        if touched:
+        if not touched:
+            return
+        if self.send_queue.empty():
+            self._told.clear()
+        if touched <= self._told:
+            self.ring_sender()  # it has yet to read that
+        else:
+            self._told |= touched
             self.tell_sender({"op": "work", "destinations": sorted(touched)})
 
     def _disk_trouble(self, error: Exception) -> None:
@@ -236,18 +263,33 @@ class Writer:
         self._next_limits = time.monotonic() + LIMIT_SECONDS
 
     def tell_sender(self, message: dict[str, Any]) -> None:
-        """Put a message in the send queue."""
-        self.send_queue.put(message)
+        """Put a message in the send queue. Never waits: the sender looks at the ledger by itself now and then."""
+        with contextlib.suppress(QueueFull):
+            self.send_queue.put_nowait(message)
         self.ring_sender()
+
+    def lift_holds(self, destination: int | None) -> None:
+        """Send again to this destination (None: to all): a person did something."""
+        with self.ledger.transaction():  # whoever looks after our answer must not see the old hold
+            for row in self.ledger.destinations():
+                if destination in (None, row["id"]):
+                    self.ledger.set_destination(row["id"], hold=None)
+        self.tell_sender({"op": "resume", "destination": destination})
 
     # -- payloads --------------------------------------------------------------------------------------------------
 
-    def _submit(self, record: int, name: str) -> None:
-        self._storing[self._pool.submit(self.spool.store, name)] = (record, name)
+    def _submit(self, record: int, name: str, after_seconds: float = 0.0) -> None:
+        self._storing[self._pool.submit(self._store, name, after_seconds)] = (record, name)
+
+    def _store(self, name: str, after_seconds: float) -> StoredPayload:
+        time.sleep(after_seconds)  # in a payload thread
+        return self.spool.store(name)
 
     def _collect_payloads(self) -> None:
         for future in [future for future in self._storing if future.done()]:
             record, name = self._storing.pop(future)
+            if future.cancelled():
+                continue  # we leave; its row is Saving, and the next writer saves it
             error = future.exception()
             if error is None:
                 self._stored[record] = future.result()
@@ -256,7 +298,8 @@ class Writer:
             else:
                 # The disk refuses: same as for the ledger, pause and try again.
                 self._disk_trouble(error if isinstance(error, Exception) else RuntimeError(str(error)))
-                self._submit(record, name)
+                if not self._closing:
+                    self._submit(record, name, LIMIT_SECONDS)
 
     @property
     def is_saving(self) -> bool:
@@ -286,19 +329,22 @@ class Writer:
     def _pause(self, reason: str) -> None:
         if self.paused is None:
             log.warning("logging is paused: %s", reason)
-            with contextlib.suppress(Exception), self.ledger.transaction():
-                self.ledger.add_event("paused", reason)
+            self._note("paused", reason)
         self.paused = reason
         for ring in self.rings.values():
             ring.set_paused(True)
 
     def _resume(self) -> None:
         log.warning("logging goes on")
-        with self.ledger.transaction():
-            self.ledger.add_event("resumed", self.paused or "")
+        self._note("resumed", self.paused or "")
         self.paused = None
         for ring in self.rings.values():
             ring.set_paused(False)
+
+    def _note(self, kind: str, detail: str) -> None:
+        """Write down what happened; where the disk refuses even that, the log has it."""
+        with contextlib.suppress(*_DISK_TROUBLE), self.ledger.transaction():
+            self.ledger.add_event(kind, detail)
 
     # -- sleep and leave -------------------------------------------------------------------------------------------
 
@@ -316,7 +362,7 @@ class Writer:
             self.settle_queue.set_sleeping(True)
             if any(ring.has_more for ring in self.rings.values()) or not self.settle_queue.empty():
                 self.wake()
-                return 0.0
+                return CALM_NAP_SECONDS  # just come; or it cannot be read or written, and that must not make us spin
         return seconds
 
     def wake(self) -> None:
@@ -344,9 +390,7 @@ class Writer:
             return False
         if ring is None:
             return not any(one.has_more for one in self.rings.values())
-        if ring not in self.rings:
-            return self.ledger_sequence(ring) >= sequence
-        return self.recorder.sequence_of(ring) >= sequence
+        return self.ledger_sequence(ring) >= sequence
 
     def ledger_sequence(self, ring: bytes) -> int:
         """The last frame of a ring that is in the ledger."""
@@ -362,9 +406,10 @@ class Writer:
 
     def close(self) -> None:
         """Finish what is being saved and give everything back."""
-        self._pool.shutdown(wait=True)
+        self._closing = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
         self._collect_payloads()
-        with contextlib.suppress(LedgerFullError, OSError):
+        with contextlib.suppress(*_DISK_TROUBLE):
             self.step()
             self.scan()  # the rings of clients that have ended go with us
             self._left_work = self.has_sendable_work()

@@ -238,11 +238,11 @@ def test_log_calls_are_recorded_once_when_the_writer_dies_between_its_commit_and
 read, seen = Consumer.read, []
 def look(self, *arguments, **named):
     frames = read(self, *arguments, **named)
-    seen.extend(kind for kind, _, _ in frames if kind == 3)
+    seen.extend(self for kind, _, _ in frames if kind == 3)
     return frames
 commit = Consumer.commit
 Consumer.read = look
-Consumer.commit = lambda self: die() if seen else commit(self)
+Consumer.commit = lambda self: die() if self in seen else commit(self)
 """
     dying = home.script(DIES.replace("{point}", point.strip().replace("\n", "\n    ")))
     until(lambda: home.live(), "the writer that will die")

@@ -120,6 +120,7 @@ CREATE TABLE records (
 CREATE INDEX records_open ON records (destination, lane, position) WHERE status IN ('Saving', 'Transmitting');
 CREATE INDEX records_stream ON records (stream, lane, first);
 CREATE INDEX records_failed ON records (id) WHERE status = 'Failed';
+CREATE INDEX records_held ON records (destination, lane) WHERE hold IS NOT NULL;
 CREATE INDEX records_run_open ON records (run) WHERE status IN ('Saving', 'Transmitting');
 CREATE INDEX records_entity ON records (entity) WHERE entity IS NOT NULL;
 

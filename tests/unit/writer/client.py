@@ -78,7 +78,7 @@ class Desk:
             self.recorder.take(client.ring, 1, client.frames[first - 1 : last])
             self.recorder.close_batches()
             for record in self.recorder.sealed:
-                self.settler.stand_in_held(record)
+                self.settler.hold_behind(record)
         self.recorder.sealed.clear()
 
     def restart(self) -> None:
@@ -106,7 +106,7 @@ class Desk:
             for record, stored in sorted(ready.items()):
                 assert self.recorder.seal_payload(record, stored)
             for record in self.recorder.sealed:
-                self.settler.stand_in_held(record)
+                self.settler.hold_behind(record)
         self.recorder.sealed.clear()
 
     def settle(self, record: int, verdict: str, **message: Any) -> None:

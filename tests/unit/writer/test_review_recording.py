@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of a frame, or comes in an unlucky order: nothing else is lost by it, and nothing waits for ever."""
+"""What goes wrong in the middle of a frame, or comes in an unlucky order: nothing else is lost, nothing waits for ever."""
 
 import json
 from pathlib import Path
@@ -80,14 +80,12 @@ def test_a_log_call_with_more_names_than_a_batch_can_number_ends_nothing(desk: D
 
 @pytest.mark.parametrize(
     ("kind", "fields"),
-    [("training_run", {"name": 2**70}), ("model", {"name": {"a": 1}}), ("model", {"framework": [1]})],
+    [("training_run", {"name": 2**64 - 1}), ("model", {"name": {"a": 1}}), ("model", {"framework": [1]})],
 )
 def test_an_entity_that_no_row_can_hold_ends_nothing(desk: Desk, kind: str, fields: dict[str, object]) -> None:
     client = Client()
     session = client.stream()
     entity = Model(name="Net", framework="pytorch").to_json() | {"name": "x"}
-    if 2**70 in fields.values():
-        fields = {"name": 2**64 - 1}
     client.add(FrameType.ENTITY, EntityFrame(session, kind, entity | fields).pack())
     client.entity(session, Model(name="Other", framework="pytorch"))
     desk.take(client)
@@ -143,9 +141,10 @@ def deliver(desk: Desk) -> None:
         offered = []
         for lane in ("ordered", "bulk"):
             held = desk.ledger.held_streams(1, lane)
-            skip = set(held)
+            skip: set[bytes] = set()
             for row in desk.ledger.open_records(1, lane, 0, 1000):
-                if row["stream"] not in skip and not desk.ledger.unmet_needs(row["id"]):
+                behind = row["position"] > held.get(row["stream"], row["position"])
+                if row["stream"] not in skip and not behind and not desk.ledger.unmet_needs(row["id"]):
                     offered.append(row["id"])
                 else:
                     skip.add(row["stream"])
@@ -239,7 +238,7 @@ def test_a_child_recorded_in_the_very_step_that_refuses_its_parent_has_one_stand
         desk.recorder.close_batches()
         desk.settler.apply({"op": "outcome", "record": record, "verdict": "refused", "detail": "400 no"})
         for sealed in desk.recorder.sealed:
-            desk.settler.stand_in_held(sealed)
+            desk.settler.hold_behind(sealed)
     reasons = [json.loads(body)["reason"] for (body,) in desk.rows("body", "kind = 'tombstone'")]
     assert sorted(reasons) == ["held", "refused"]
     check_ledger(desk.home.ledger)
