@@ -419,7 +419,7 @@ class Ledger(Reader):
     def dependents(self, entity: str) -> list[sqlite3.Row]:
         """Open records that need this entity (or one that turned out to be it), in order."""
         return self._all(
-            "SELECT * FROM records WHERE id IN ("
+            "SELECT * FROM records WHERE id IN ("  # noqa: S608
             " SELECT record FROM needs WHERE entity = ?1 OR entity IN (SELECT uuid FROM entities WHERE same_as = ?1)"
             f" UNION SELECT id FROM records WHERE {OPEN} AND run = ?1 AND kind <> 'training_run')"
             f" AND {OPEN} AND hold IS NULL ORDER BY id",
@@ -456,7 +456,7 @@ class Ledger(Reader):
     def spool_bytes(self) -> int:
         """Bytes of all chunks, and of what is reserved for payloads on their way in."""
         row = self._one(
-            "SELECT (SELECT coalesce(sum(bytes), 0) FROM chunks) +"
+            "SELECT (SELECT coalesce(sum(bytes), 0) FROM chunks) +"  # noqa: S608
             f" (SELECT coalesce(sum(reserved), 0) FROM records WHERE {OPEN} AND status = 'Saving')"
         )
         assert row is not None

@@ -162,7 +162,8 @@ class Reader:
     def open_records(self, destination: int, lane: str, after: int, limit: int) -> list[sqlite3.Row]:
         """Records that may be sent, in order: rows of (id, position, stream, kind). Held ones are left out."""
         return self._all(
-            "SELECT r.id, r.position, s.uuid AS stream, r.kind FROM records r JOIN streams s ON s.id = r.stream"
+            "SELECT r.id, r.position, s.uuid AS stream, r.kind"  # noqa: S608
+            " FROM records r JOIN streams s ON s.id = r.stream"
             f" WHERE r.{OPEN} AND r.destination = ? AND r.lane = ? AND r.status = 'Transmitting' AND r.hold IS NULL"
             " AND r.position > ? ORDER BY r.position LIMIT ?",
             (destination, lane, after, limit),
