@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import sqlite3
 import time
@@ -236,7 +237,7 @@ def test_trouble_after_the_commit_ends_with_its_cause(bench: Bench, monkeypatch:
     bench.step()
     bench.writer._next_limits = 0.0
     bench.writer.step()
-    assert bench.writer.paused is None
+    assert not bench.ring.paused
     assert bench.rows("status", "kind = 'dataset'") == [("Transmitting",)]
 
 
@@ -348,4 +349,26 @@ def test_what_a_client_left_out_before_its_end_stands_in_its_stream(bench: Bench
     assert bench.writer.rings == {}
     assert [detail.split(":")[0] for detail in bench.writer.ledger.left_out()] == ["17 metrics", "3 metrics"]
     assert len(bench.rows("id", "kind = 'tombstone' AND run IS NOT NULL")) == 2
+    check_ledger(bench.home.ledger)
+
+
+def test_frames_that_died_with_a_damaged_ring_stand_in_the_stream(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, _ = bench.client.run()
+    bench.step()
+    position = bench.writer.rings[bench.ring.ring_id]._position
+    for step in range(5):
+        bench.client.log(index, step, loss=1.0)
+    bench.hand_over()
+    with open(bench.ring.path, "r+b") as file:
+        file.seek(-bench.ring.capacity_bytes + position + 4, os.SEEK_END)
+        file.write(b"\xff" * 8)
+    monkeypatch.setattr(Consumer, "producer_alive", lambda self: False)
+    bench.writer._next_scan = 0.0
+    bench.writer.step()
+    assert bench.writer.rings == {}
+    ((body,),) = bench.rows("body", "kind = 'tombstone'")
+    said = json.loads(str(body, "utf-8"))  # type: ignore[call-overload]
+    assert (said["kind"], said["count"], said["reason"]) == ("metrics", 5, "damaged")
     check_ledger(bench.home.ledger)
