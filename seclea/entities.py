@@ -76,8 +76,11 @@ def to_json_value(value: Any, _depth: int = 0) -> Any:
     if _depth > _MAX_DEPTH:
         raise UsageError(f"A value is nested deeper than {_MAX_DEPTH} levels.", "Flatten it, or pass str(value).")
     kind = type(value)
-    if value is None or kind is bool or kind is int:
+    if value is None or kind is bool:
         return value
+    if kind is int:
+        # Beyond 64 bits neither msgpack nor most readers of JSON follow; hexadecimal has no limit of digits in Python.
+        return value if -(1 << 63) <= value < 1 << 64 else {"__int__": hex(value)}
     if kind is str:
         # A lone surrogate is no UTF-8: the wire could not carry it.
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -161,6 +164,7 @@ def _hashable(value: Any) -> Any:
 
 _UNTAG: dict[str, Any] = {
     "__float__": lambda inner: _FLOAT_WORDS[inner],
+    "__int__": lambda inner: int(inner, 16),
     "__bytes__": lambda inner: base64.b64decode(inner),
     "__datetime__": dt.datetime.fromisoformat,
     "__date__": dt.date.fromisoformat,

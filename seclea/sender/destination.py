@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from seclea.api.api import Api
-from seclea.contract import Destination, Outcome
+from seclea.contract import Destination, Outcome, Verdict
 from seclea.errors import UnknownOrganizationError
 from seclea.processes.liveness import boot_id
 from seclea.sender.backoff import RetryBudget
@@ -39,7 +39,8 @@ class DestinationState:
         self.ca_bundle: str | None = row["ca_bundle"]
         self.hold: str | None = row["hold"]
         self.remote: dict[str, str] = {}  # our uuid → the portal's, of what was sent since we started
-        self.make_ready = make_ready
+        self._make_ready = make_ready
+        self._ready = False  # known to answer since the last attempt that came through
         self._make_organization = make_organization
         self._tell = tell
         self._random = random
@@ -64,6 +65,12 @@ class DestinationState:
             self._state(organization_uuid=self._organization)
         return str(self._organization)
 
+    def make_ready(self) -> bool:
+        """See that there is something to send to: looked at only when the last attempt did not come through."""
+        if not self._ready:
+            self._ready = self._make_ready()
+        return self._ready
+
     def lacks(self, unmet: Iterable[str]) -> bool:
         """Whether one of these entities is not at the portal, as far as ledger and memory know."""
         return any(uuid not in self.remote for uuid in unmet)
@@ -87,6 +94,7 @@ class DestinationState:
 
     def after_attempt(self, outcome: Outcome, now: float) -> None:
         """Learn from an attempt."""
+        self._ready = outcome.verdict not in (Verdict.UNAVAILABLE, Verdict.UNKNOWN)
         with self._lock:
             self._set_breaker(after_attempt(self._breaker, outcome.verdict, now, self._boot, self._random))
         if now - self._reported_at > _REPORT_SECONDS:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 30.0  # a connection that says nothing for this long is closed
 _MAX_CONNECTIONS = 900
+_DEAF_SECONDS = 0.5  # out of descriptors: whoever knocks waits in the backlog meanwhile
 _ANSWER_SECONDS = 30.0  # where the asker names no time of its own
 
 # (message) -> the answer, or None when it has to wait: then it is asked again after every step.
@@ -42,6 +43,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._peers: dict[int, _Peer] = {}
         self.bells = 0
+        self._deaf_until: float | None = None
         self._listener = listen(home)
         self._selector.register(self._listener, selectors.EVENT_READ)
 
@@ -52,6 +54,11 @@ class Server:
 
     def poll(self, timeout_seconds: float) -> None:
         """Wait for at most ``timeout_seconds``, then handle what came."""
+        if self._deaf_until is not None:
+            timeout_seconds = min(timeout_seconds, _DEAF_SECONDS)
+            if time.monotonic() >= self._deaf_until:
+                self._deaf_until = None
+                self._selector.register(self._listener, selectors.EVENT_READ)
         for key, _ in self._selector.select(timeout_seconds):
             if key.fileobj is self._listener:
                 self._accept()
@@ -72,6 +79,10 @@ class Server:
                 return
             except OSError as error:  # out of descriptors: those who ring come again
                 log.warning("a connection cannot be taken: %s", error)
+                # The listener stays readable: without this pause we would ask again at once, for ever.
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(self._listener)
+                self._deaf_until = time.monotonic() + _DEAF_SECONDS
                 return
             self.bells += 1
             if len(self._peers) >= _MAX_CONNECTIONS or not is_same_user(connection):
@@ -136,7 +147,9 @@ class Server:
     def unbind(self) -> None:
         """Take no more connections; what was accepted is kept until `close`."""
         self._accept()
-        self._selector.unregister(self._listener)
+        with contextlib.suppress(KeyError):  # deaf just now
+            self._selector.unregister(self._listener)
+        self._deaf_until = None
         self._listener.close()
         with contextlib.suppress(FileNotFoundError):
             self._home.socket.unlink()

@@ -161,6 +161,8 @@ Point = collections.namedtuple("Point", "x y")
         (range(2), "builtins.range"),
         ("\ud800", "\\ud800"),
         (10**400, 10**400),
+        (-(2**63) - 1, -(2**63) - 1),
+        (2**64, 2**64),
         (dt.time(1, 2, 3, 4), dt.time(1, 2, 3, 4)),
     ],
     ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value)),  # the same in every process

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seclea.entities import TrainingRun
 from seclea.frames import (
     EntityFrame,
     FinishFrame,
@@ -92,3 +93,10 @@ def test_the_numbers_on_the_ring_do_not_change() -> None:
     assert {kind.name: kind.value for kind in FrameType} == {
         "STREAM": 1, "ENTITY": 2, "METRICS": 3, "FINISH": 4, "TOMBSTONE": 5, "LARGE": 6,
     }  # fmt: skip
+
+
+def test_a_parameter_beyond_64_bits_travels() -> None:
+    entity = TrainingRun(params={"seed": 2**100}).to_json()
+    frame = unpack(FrameType.ENTITY, EntityFrame(0, "training_run", entity, None).pack())
+    assert isinstance(frame, EntityFrame)
+    assert TrainingRun.from_json(frame.entity).params == {"seed": 2**100}
