@@ -212,32 +212,53 @@ class Project(Entity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset(Entity):
-    """A table.
+    """A table, perhaps with roles and a split label (docs/lineage.md).
 
-    ``digest`` is the content digest (64 hex digits), ``size`` the bytes of its stored file, ``sha256`` that file's digest,
-    ``parent`` the uuid of the dataset it was derived from, ``intermediate`` true for a step between two named ones.
+    ``digest`` is its identity (64 hex digits): the content digest, unless it has roles or a label. ``size`` is the bytes of
+    its stored file, ``sha256`` that file's digest, ``parent`` the uuid of the dataset it was derived from, ``parent_hash``
+    the identity of a parent that only the portal may know, ``intermediate`` true for a step between two named ones.
+    ``at_portal`` are uuids among its parents that the portal was seen to have, so that nothing here waits for them.
     """
 
     kind: ClassVar[Kind] = Kind.DATASET
     digest: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     parent: str | None = None
+    parent_hash: str = ""
+    at_portal: tuple[str, ...] = ()
     intermediate: bool = False
     format: str = ""
     file_path: str = ""
     size: int = 0
     sha256: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at_portal", tuple(self.at_portal))
+
+    @property
+    def content_digest(self) -> str:
+        """The digest of the table alone, 64 hex digits."""
+        return str(self.metadata.get("content_digest") or self.digest)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetTransformation(Entity):
-    """One step that led to ``dataset`` (uuid): source text, arguments and versions. What happened, not what to run."""
+    """One step that led to ``dataset`` (uuid) from ``inputs`` (uuids, primary parent first). What happened, not what to run.
+
+    ``code_raw`` is the source text, ``details`` arguments, digests, versions and what changed (docs/lineage.md).
+    """
 
     kind: ClassVar[Kind] = Kind.DATASET_TRANSFORMATION
     dataset: str = ""
+    inputs: tuple[str, ...] = ()
+    at_portal: tuple[str, ...] = ()
     order: int = 0
     code_raw: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "at_portal", tuple(self.at_portal))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,17 +271,24 @@ class Model(Entity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun(Entity):
-    """One training: parameters, the model (uuid) and the datasets (uuids). An empty name is numbered by the writer."""
+    """One training: parameters, the model (uuid) and the datasets (uuids). An empty name is numbered by the writer.
+
+    ``dataset_roles`` says of each dataset "train", "test", "validation", or "" where nobody said.
+    """
 
     kind: ClassVar[Kind] = Kind.TRAINING_RUN
     model: str | None = None
     datasets: tuple[str, ...] = ()
+    dataset_roles: tuple[str, ...] = ()
+    at_portal: tuple[str, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     started_ns: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "datasets", tuple(self.datasets))
+        object.__setattr__(self, "dataset_roles", tuple(self.dataset_roles))
+        object.__setattr__(self, "at_portal", tuple(self.at_portal))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

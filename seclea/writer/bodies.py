@@ -38,13 +38,18 @@ def entity_body(
             body = {**common, "project": project, "metadata": entity["metadata"], "hash": entity["digest"]}
             body |= {"parent": resolve(parent) if parent else None, "intermediate": entity["intermediate"]}
             body |= {"format": entity["format"], **payload}
+            if not parent and entity.get("parent_hash"):
+                body["parent_hash"] = entity["parent_hash"]
         case RecordKind.DATASET_TRANSFORMATION:
             body = {**common, "dataset": resolve(entity["dataset"]), "order": entity["order"]}
+            body["inputs"] = [resolve(uuid) for uuid in entity.get("inputs", ())]
             body |= {"code_raw": entity["code_raw"], "code_encoded": "", "details": entity["details"]}
         case RecordKind.TRAINING_RUN:
             model = entity["model"]
             body = {**common, "project": project, "model": resolve(model) if model else None}
             body |= {"datasets": [resolve(uuid) for uuid in entity["datasets"]], "params": entity["params"]}
+            if entity.get("dataset_roles"):
+                body["dataset_roles"] = [role or None for role in entity["dataset_roles"]]
             body |= {"metadata": entity["metadata"], "started_ns": entity["started_ns"]}
         case RecordKind.MODEL_STATE:
             kept = ("step", "final_state", "sequence_num", "format", "framework", "metadata", "created_ns")

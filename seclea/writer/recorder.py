@@ -384,13 +384,14 @@ class Recorder:
         if kind is Kind.DATASET and entity["parent"]:
             needs.append(entity["parent"])
         elif kind is Kind.DATASET_TRANSFORMATION:
-            needs.append(entity["dataset"])
+            needs += [entity["dataset"], *entity.get("inputs", ())]
         elif kind is Kind.TRAINING_RUN:
             needs += [entity["model"]] if entity["model"] else []
             needs += entity["datasets"]
         elif kind is Kind.MODEL_STATE:
             needs = [entity["training_run"]]
-        return needs
+        there = entity.get("at_portal", ())
+        return [uuid for uuid in dict.fromkeys(needs) if uuid not in there]
 
     def _hold_of(self, entity: str | None) -> str | None:
         """Why something that needs this entity cannot be sent; None when it can (perhaps later)."""

@@ -9,7 +9,7 @@ Rule 3  Two levels: each column has a digest, the table's is over those. So it c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from seclea.client.snapshot.canonical import canonical_columns, canonical_type, chunked, plain
@@ -17,6 +17,7 @@ from seclea.errors import DatasetError
 
 _TABLE = b"seclea-table-v1\n"
 _COLUMN = b"seclea-column-v1\n"
+_DATASET = b"seclea-dataset-v1\n"
 _PIECE_ROWS = 1 << 20  # hashed at a time, which bounds the memory of conversions
 
 
@@ -43,6 +44,22 @@ def digest_of(rows: int, columns: list[ColumnDigest]) -> str:
     whole = hashlib.sha256(_TABLE + _word(rows) + _word(len(columns)))
     for column in columns:
         whole.update(_text(column.role) + _text(column.name) + bytes.fromhex(column.digest))
+    return whole.hexdigest()
+
+
+def identity_digest(content: str, split: str | None, features: Sequence[str] = (), outputs: Sequence[str] = ()) -> str:
+    """The digest that names a dataset, 64 hex digits: the content digest unless it has a split label or roles.
+
+    Args:
+        content: the table's digest.
+        split: the label, None without one.
+        features, outputs: names of the columns with the roles X and y, in the table's order; both empty without roles.
+    """
+    if not split and not features and not outputs:
+        return content
+    whole = hashlib.sha256(_DATASET + bytes.fromhex(content) + _text(split or ""))
+    for names in (features, outputs):
+        whole.update(_word(len(names)) + b"".join(map(_text, names)))
     return whole.hexdigest()
 
 
