@@ -32,16 +32,20 @@ if TYPE_CHECKING:
         RunFinishedError,
         SecleaError,
         TooLargeError,
+        TransformationError,
+        UnknownDatasetError,
         UnknownModelError,
         UnknownOrganizationError,
         UsageError,
     )
+    from seclea.transformations import DatasetTransformation
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SecleaAI",
     "TrainingRun",
+    "DatasetTransformation",
     "Dataset",
     "ModelState",
     "Progress",
@@ -56,6 +60,8 @@ __all__ = [
     "UnknownModelError",
     "DatasetError",
     "DatasetNotFoundError",
+    "UnknownDatasetError",
+    "TransformationError",
     "DuplicateError",
     "UnknownOrganizationError",
     "TooLargeError",
@@ -78,6 +84,7 @@ __all__ = [
 _HOMES = {
     "SecleaAI": "seclea.client.seclea_ai",
     "TrainingRun": "seclea.client.training_run",
+    "DatasetTransformation": "seclea.transformations",
     "Dataset": "seclea.entities",
     "ModelState": "seclea.entities",
     "Progress": "seclea.director",

@@ -246,9 +246,11 @@ class DatasetTransformation(Entity):
     """One step that led to ``dataset`` (uuid) from ``inputs`` (uuids, primary parent first). What happened, not what to run.
 
     ``code_raw`` is the source text, ``details`` arguments, digests, versions and what changed (docs/lineage.md).
+    ``digest`` names the step (64 hex digits): by the identities that it leads from and to, fingerprint and arguments.
     """
 
     kind: ClassVar[Kind] = Kind.DATASET_TRANSFORMATION
+    digest: str = ""
     dataset: str = ""
     inputs: tuple[str, ...] = ()
     at_portal: tuple[str, ...] = ()

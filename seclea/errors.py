@@ -7,7 +7,9 @@ SecleaError
 │   ├── RunFinishedError                   log before finish
 │   ├── UnknownModelError (TypeError)      a model type that cannot be recorded
 │   ├── DatasetError                       a table that cannot be recorded
-│   │   └── DatasetNotFoundError (FileNotFoundError)
+│   │   ├── DatasetNotFoundError (FileNotFoundError)
+│   │   ├── UnknownDatasetError            upload it first
+│   │   └── TransformationError            a step that does not lead to the dataset
 │   ├── DuplicateError                     another name, or the same content
 │   ├── UnknownOrganizationError           another organization, or another login
 │   └── TooLargeError                      larger than the limit allows
@@ -78,6 +80,14 @@ class DatasetError(UsageError):
 
 class DatasetNotFoundError(DatasetError, FileNotFoundError):
     """A dataset file does not exist."""
+
+
+class UnknownDatasetError(DatasetError):
+    """A table that should be known (a parent, the data of a run) is in no dataset of the project."""
+
+
+class TransformationError(DatasetError):
+    """A step of a chain fails, changes nothing, or does not give the dataset; the message says which step, and where."""
 
 
 class DuplicateError(UsageError):

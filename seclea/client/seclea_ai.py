@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from seclea.client.lineage.known import KnownDatasets
 from seclea.client.training_run import TrainingRun, launcher_rank
+from seclea.client.uploading import Upload
 from seclea.client.validation import check_name, check_params
 from seclea.client.waiting import OnProgress
 from seclea.client.waiting import complete as wait_delivered
 from seclea.client.waiting import flush as wait_durable
 from seclea.contract import Destination, Home
 from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipeline_of
-from seclea.entities import Dataset, Entity, Kind, Model, RunStatus, new_uuid
+from seclea.entities import Dataset, Entity, Model, RunStatus, new_uuid
 from seclea.entities import TrainingRun as TrainingRunEntity
 from seclea.errors import (
     AuthenticationError,
-    DuplicateError,
-    LedgerError,
     PortalUnavailable,
     RunFinishedError,
     UsageError,
 )
-from seclea.ledger.view import LedgerView
 from seclea.settings import home_directory, load
+from seclea.transformations import DatasetTransformation
 
 if TYPE_CHECKING:
     from seclea.api.api import Api
 
+_LOOK_SECONDS = 1.5  # for a parent that is not known here
 _LOGIN_SECONDS = 3.0  # a portal that does not answer at once must not hold up the start of a job
 
 
@@ -91,7 +91,7 @@ class SecleaAI:
         self._runs: list[TrainingRun] = []  # kept also where the user does not: the block finishes them
         self._terminated = False
         self._owner = os.getpid()
-        self._uploaded: dict[str, Dataset] = {}  # by name, of this client: the ledger may not show them yet
+        self._known = KnownDatasets(self.home, self.destination, self.project, self._quick_api)
         if choice.reason:
             _say_once(choice.reason)
         username = username or os.environ.get("SECLEA_USERNAME")
@@ -113,6 +113,11 @@ class SecleaAI:
         from seclea.client.login import open_api
 
         return open_api(self.home, self.destination, self.settings.ca_bundle, timeout_seconds=_LOGIN_SECONDS)
+
+    def _quick_api(self) -> Api:
+        from seclea.client.login import open_api
+
+        return open_api(self.home, self.destination, self.settings.ca_bundle, timeout_seconds=_LOOK_SECONDS)
 
     def _check_login(self, username: str | None, password: str | None) -> None:
         """Log in and look the organization up, if the portal answers."""
@@ -158,84 +163,63 @@ class SecleaAI:
 
     # -- recording -----------------------------------------------------------------------------------------------
 
-    def upload_dataset(self, dataset: Any, dataset_name: str, metadata: Mapping[str, Any] | None = None) -> Dataset:
-        """Record a table as it is now.
+    def upload_dataset(
+        self,
+        dataset: Any,
+        dataset_name: str,
+        metadata: Mapping[str, Any] | None = None,
+        transformations: Sequence[DatasetTransformation] | None = None,
+    ) -> Dataset:
+        """Record a table as it is now and, with ``transformations``, how it came from a known one.
 
         Args:
-            dataset: pandas DataFrame, Arrow table, path of a CSV file, or a list of such paths (rows joined in order).
+            dataset: pandas DataFrame, Arrow or polars table, path of a CSV file, or a list of such paths (rows in order).
             dataset_name: unique in the project; the same name with the same content is the same dataset.
-            metadata: user keys (docs/reference.md); others are kept as they are.
+            metadata: user keys (docs/reference.md); others are kept as they are. What is not said holds as for the parent.
+            transformations: the steps from a dataset of the project to this one, in order. They are run again, on copies, and
+                must give this dataset; each step between becomes a dataset of its own, ``<name>-<function>``.
         Returns:
             The dataset, to pass to `start_training_run`.
         Raises:
             DatasetNotFoundError: a file does not exist.
             DatasetError: the table cannot be recorded as it is.
             DuplicateError: the project has that name with other content, or that content under another name.
+            TransformationError: a step fails, changes nothing, or does not lead to the dataset; says where they differ.
+            UnknownDatasetError: the chain starts from, or is joined by, a table that is no dataset of the project.
         """
-        from seclea.client.snapshot.tables import snapshot_table
+        with self._upload() as upload:
+            return upload.table(dataset, dataset_name, metadata, transformations)
 
+    def upload_dataset_split(
+        self,
+        X: Any,
+        y: Any,
+        dataset_name: str,
+        metadata: Mapping[str, Any] | None = None,
+        transformations: Sequence[DatasetTransformation] | None = None,
+    ) -> Dataset:
+        """Record features and what is to be predicted as one dataset, which knows which columns are which.
+
+        Args:
+            X: DataFrame, Arrow or polars table of shape (rows, features).
+            y: Series or DataFrame of the same rows (and index).
+            dataset_name, metadata, transformations: as for `upload_dataset`.
+        Raises:
+            DatasetError: X and y are not the same rows, or have a name in common.
+            UsageError: one is no table (a numpy array has no names).
+            Others as for `upload_dataset`.
+        """
+        with self._upload() as upload:
+            return upload.split(X, y, dataset_name, metadata, transformations)
+
+    def _upload(self) -> Upload:
         line = self._line
-        name = check_name("dataset", dataset_name, 256)
         line.wait_for_room()
-        taken = snapshot_table(dataset, self.home.incoming, metadata)
-        try:
-            known = self._known_dataset(name, taken.digest)
-        except BaseException:
-            taken.path.unlink(missing_ok=True)
-            raise
-        if known is not None:
-            taken.path.unlink(missing_ok=True)
-            return known
-        entity = Dataset(
-            name=name,
-            digest=taken.digest,
-            metadata=taken.metadata,
-            format=taken.format,
-            file_path=os.fspath(dataset) if isinstance(dataset, str | os.PathLike) else "",
-            size=taken.size,
-            sha256=taken.sha256,
-        )
-        line.store_entity(self._speaker, entity, payload=taken.path)
-        self._uploaded[name] = entity
-        return entity
 
-    def _known_dataset(self, name: str, digest: str) -> Dataset | None:
-        """The same dataset, if it was recorded before; an error where name or content is taken."""
-        for known in self._uploaded.values():
-            if known.digest == digest:
-                return self._same_name(known, name)
-        taken = name in self._uploaded
-        same = None
-        # Without a ledger yet there is nothing to find; the writer looks again.
-        with contextlib.suppress(LedgerError), LedgerView(self.home.ledger) as view:
-            project = self._project_row(view)
-            if project is not None:
-                same = view.find_entity(Kind.DATASET, project, digest=digest)
-                taken = taken or view.find_entity(Kind.DATASET, project, name=name) is not None
-        if same is not None:
-            return self._same_name(Dataset.from_json(json.loads(same["json"])), name)
-        if taken:
-            raise DuplicateError(
-                f"The project {self.project!r} has a dataset {name!r} already, with other content.",
-                "Give this one another name.",
-            )
-        return None
+        def hand_over(entity: Entity, payload: Path | None = None) -> None:
+            line.store_entity(self._speaker, entity, payload=payload)
 
-    def _same_name(self, known: Dataset, name: str) -> Dataset:
-        if known.name != name:
-            raise DuplicateError(
-                f"The project {self.project!r} has the same content already, as the dataset {known.name!r}.",
-                "Use that name.",
-            )
-        return known
-
-    def _project_row(self, view: LedgerView) -> str | None:
-        for row in view.destinations():
-            wanted = (self.destination.platform_url, self.destination.auth_url, self.destination.organization)
-            if (row["platform_url"], row["auth_url"], row["organization"]) == wanted:
-                found = view.find_entity(Kind.PROJECT, None, destination=row["id"], name=self.project)
-                return None if found is None else str(found["uuid"])
-        return None
+        return Upload(self.home, self.project, self._known, hand_over, self.settings.limits.disk)
 
     def start_training_run(
         self,

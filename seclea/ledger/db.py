@@ -235,10 +235,21 @@ class Ledger(Reader):
 
     def add_entity(self, row: dict[str, Any]) -> None:
         """Insert an entity. Raises sqlite3.IntegrityError where it is not unique."""
-        columns = ("uuid", "kind", "destination", "project", "run", "name", "digest", "framework", "sequence_num")
+        columns = (
+            "uuid",
+            "kind",
+            "destination",
+            "project",
+            "run",
+            "name",
+            "digest",
+            "content",
+            "framework",
+            "sequence_num",
+        )
         self._connection.execute(
-            "INSERT INTO entities (uuid, kind, destination, project, run, name, digest, framework, sequence_num, same_as,"
-            " json, refused) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO entities (uuid, kind, destination, project, run, name, digest, content, framework, sequence_num,"
+            " same_as, json, refused) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*(row.get(name) for name in columns), row.get("same_as"), row["json"], int(row.get("refused", 0))),
         )
 

@@ -73,16 +73,22 @@ class Reader:
 
     def find_entity(self, kind: str, project: str | None, **columns: Any) -> sqlite3.Row | None:
         """The accepted entity of that kind with these columns (name, digest, framework, destination, run)."""
-        allowed = {"name", "digest", "framework", "destination", "run", "sequence_num"}
+        found = self.find_entities(kind, project, limit=1, **columns)
+        return found[0] if found else None
+
+    def find_entities(self, kind: str, project: str | None, *, limit: int = 1000, **columns: Any) -> list[sqlite3.Row]:
+        """The accepted entities of that kind with these columns, oldest first."""
+        allowed = {"name", "digest", "content", "framework", "destination", "run", "sequence_num"}
         if not columns.keys() <= allowed:
             raise ValueError(f"not a column to find entities by: {sorted(columns.keys() - allowed)}")
         terms = "".join(f" AND {name} = ?" for name in columns)
         if project is not None:
             terms += " AND project = ?"
         values = [*columns.values(), *([project] if project is not None else [])]
-        return self._one(
-            f"SELECT * FROM entities WHERE kind = ? AND same_as IS NULL AND refused = 0{terms}",  # noqa: S608 (allow-list)
-            [kind, *values],
+        return self._all(
+            "SELECT * FROM entities"  # noqa: S608 (allow-list)
+            f" WHERE kind = ? AND same_as IS NULL AND refused = 0{terms} ORDER BY uuid LIMIT ?",
+            [kind, *values, limit],
         )
 
     def meta(self, key: str) -> str | None:

@@ -322,11 +322,20 @@ class Recorder:
     # -- entities ------------------------------------------------------------------------------------------------
 
     def _twin(self, kind: Kind, entity: dict[str, Any], stream: _Stream) -> str | None:
-        """The entity that this one is the same as: same model name and framework, same dataset name and content."""
+        """The entity that this one is the same as: same model name and framework, same dataset name and content.
+
+        An intermediate dataset is nobody's by name: two processes that go the same way give it two. The same step of the
+        same way is recorded once, too.
+        """
         if kind is Kind.MODEL:
             row = self._ledger.find_entity(kind, stream.project, name=entity["name"], framework=entity["framework"])
         elif kind is Kind.DATASET:
-            row = self._ledger.find_entity(kind, stream.project, name=entity["name"], digest=entity["digest"])
+            row = self._ledger.find_entity(kind, stream.project, digest=entity["digest"])
+            if row is not None and row["name"] != entity["name"]:
+                unnamed = entity.get("intermediate") or json.loads(row["json"]).get("intermediate")
+                row = row if unnamed else None
+        elif kind is Kind.DATASET_TRANSFORMATION and entity.get("digest"):
+            row = self._ledger.find_entity(kind, stream.project, digest=entity["digest"])
         else:
             return None
         return None if row is None else str(row["uuid"])
@@ -369,7 +378,8 @@ class Recorder:
             "project": project,
             "run": run,
             "name": entity["name"],
-            "digest": entity.get("digest"),
+            "digest": entity.get("digest") or None,
+            "content": (entity["metadata"].get("content_digest") or entity["digest"]) if kind is Kind.DATASET else None,
             "framework": entity.get("framework"),
             "sequence_num": entity.get("sequence_num") if not refused else None,
             "same_as": same_as,

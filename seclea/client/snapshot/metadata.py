@@ -8,7 +8,17 @@ from typing import Any
 
 from seclea.errors import DatasetError, UsageError
 
-_AUTOMATIC = ("num_samples", "features", "categorical_features", "categorical_values", "framework")
+_AUTOMATIC = (
+    "num_samples", "features", "categorical_features", "categorical_values", "framework",
+    "outputs_info", "roles", "content_digest", "column_digests",
+)  # fmt: skip
+INHERITED = (
+    "continuous_features", "outputs", "outputs_type", "favourable_outcome", "unfavourable_outcome", "index",
+)  # fmt: skip
+_COLUMN_LISTS = ("continuous_features", "outputs")
+_TYPES = ("classification", "regression")
+_FEW_CLASSES = 20  # whole numbers with more distinct values than this are no classes, unless the user says so
+_MAX_SPLIT = 100  # characters of a label
 _MAX_VALUES = 100  # of one category; a feature with more has too many to be listed
 _MAX_CHARACTERS = 65_536  # of all listed values together: metadata travels with every dataset
 _LOOK_ROWS = 10_000  # looked at first, to tell a text with many values quickly
@@ -33,14 +43,76 @@ def validate_metadata(metadata: Mapping[str, Any] | None, columns: Sequence[str]
     if "outcome_name" in metadata:
         raise UsageError('metadata has the key "outcome_name".', 'Use "outputs": a list of column names.')
     found = {key: value for key, value in metadata.items() if key not in _AUTOMATIC}
-    for key in ("outputs", "continuous_features"):
+    for key in _COLUMN_LISTS:
         if found.get(key) is not None:
             found[key] = _columns(key, found[key], columns)
-    if isinstance(found.get("index"), str):
+    if isinstance(found.get("index"), str | list | tuple):
         _columns("index", found["index"], columns)
-    _one_of(found, "outputs_type", ("classification", "regression"))
+    _one_of(found, "outputs_type", _TYPES)
     _one_of(found, "dataset_type", ("tabular", "time_series"))
+    split = found.get("split")
+    if split is not None and (not isinstance(split, str) or not 0 < len(split.strip()) <= _MAX_SPLIT):
+        raise UsageError(f'metadata["split"] is {split!r}.', f'Use a text of 1 to {_MAX_SPLIT} characters: "train".')
+    favourable, other = found.get("favourable_outcome"), found.get("unfavourable_outcome")
+    if favourable is not None and type(favourable) is type(other) and favourable == other:
+        raise UsageError(f"favourable_outcome and unfavourable_outcome are both {favourable!r}.", "They must differ.")
     return found
+
+
+def inherit_metadata(
+    own: Mapping[str, Any], parent: Mapping[str, Any], columns: Sequence[tuple[str, str, Any]]
+) -> dict[str, Any]:
+    """What the user says of a dataset, and of what is not said what holds for its parent.
+
+    Names of columns that are gone are left out; new columns of fractions join the continuous features.
+
+    Args:
+        own: as `validate_metadata` gave it; None for a key there means that nothing holds.
+        parent: the parent's metadata.
+        columns: (role, name, Arrow values) of the dataset.
+    """
+    import pyarrow as pa
+
+    names = [name for _, name, _ in columns]
+    known = parent.get("features") or []
+    found = dict(own)
+    for key in INHERITED:
+        value = parent.get(key)
+        if key in found or value is None:
+            continue
+        if key in _COLUMN_LISTS:
+            value = [name for name in value if name in names]
+            if key == "continuous_features":
+                value += [
+                    name
+                    for role, name, values in columns
+                    if role == "column" and name not in known and pa.types.is_floating(values.type)
+                ]
+        elif key == "index" and not set([value] if isinstance(value, str) else value) <= set(names):
+            continue
+        found[key] = value
+    return found
+
+
+def check_outcomes(user: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """Outcomes that the user names must occur in the one output.
+
+    Raises:
+        DatasetError: one does not; the message says which values there are.
+    """
+    if len(info) != 1:
+        return
+    ((name, said),) = info.items()
+    classes = said["classes"]
+    for key in ("favourable_outcome", "unfavourable_outcome"):
+        value = user.get(key)
+        if value is None or classes is None or not isinstance(value, str | int | float | bool):
+            continue
+        if not any(value == known and isinstance(value, str) == isinstance(known, str) for known in classes):
+            there = ", ".join(map(repr, classes[:10])) + (", …" if len(classes) > 10 else "")
+            raise DatasetError(
+                f'metadata["{key}"] is {value!r}, which is no value of {name!r}.', f"There are: {there}."
+            )
 
 
 def _columns(key: str, value: Any, columns: Sequence[str]) -> list[str]:
@@ -82,6 +154,8 @@ def automatic_metadata(
         if (name not in continuous if continuous is not None else _is_categorical(values.type))
     ]
     listed: dict[str, list[Any]] = {}
+    by_name = dict(data)
+    outputs = [name for name in user.get("outputs") or () if name in by_name]
     budget = _MAX_CHARACTERS
     for name, values in categorical:
         distinct = _distinct(values)
@@ -95,9 +169,21 @@ def automatic_metadata(
         "features": [name for name, _ in data],
         "categorical_features": [name for name, _ in categorical],
         "categorical_values": listed,
-        "split": None,
+        "outputs_info": {name: _output_info(by_name[name], user.get("outputs_type")) for name in outputs},
+        "split": user.get("split"),
         "framework": framework,
     }
+
+
+def _output_info(values: Any, said: str | None) -> dict[str, Any]:
+    """What is to be predicted: "classification" with its classes (None where there are too many), or "regression"."""
+    import pyarrow as pa
+
+    distinct = None if pa.types.is_floating(values.type) and said != "classification" else _distinct(values)
+    few = distinct is not None and len(distinct) <= _FEW_CLASSES
+    is_class = _is_categorical(values.type) or (pa.types.is_integer(values.type) and few)
+    kind = said or ("classification" if is_class else "regression")
+    return {"type": kind, "classes": distinct if kind == "classification" else None}
 
 
 def _is_categorical(kind: Any) -> bool:

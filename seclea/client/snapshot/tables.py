@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seclea.client.snapshot.canonical import CATEGORICAL, canonical_columns
+from seclea.client.snapshot.canonical import CATEGORICAL
+from seclea.client.snapshot.content import Content, content_of, memory_content, need_pyarrow
 from seclea.client.snapshot.csvs import copy_csv, read_csv
-from seclea.client.snapshot.digest import content_digest
 from seclea.client.snapshot.files import PayloadFile
-from seclea.client.snapshot.metadata import automatic_metadata, validate_metadata
-from seclea.errors import DatasetError, MissingExtraError, UsageError
+from seclea.client.snapshot.metadata import automatic_metadata, check_outcomes, inherit_metadata, validate_metadata
+from seclea.errors import DatasetError, UsageError
 
 _ROW_GROUP_ROWS = 1 << 20  # a table with rows appended keeps its first row groups byte for byte
+_MAX_COLUMN_DIGESTS = 1000  # of a wider table metadata has none: it travels with every dataset
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A table's file in the spool: ``format`` is "parquet" or "csv"; ``size`` (bytes) and ``sha256`` are the file's."""
+
+    path: Path
+    format: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,101 +64,70 @@ def snapshot_table(
         MissingExtraError: pyarrow is not installed.
         OSError: the disk is full. In every case nothing is left behind.
     """
-    _need_pyarrow()
+    content, stored = read_table(data, directory)
+    try:
+        # All that can be refused is refused before the file is made (a CSV is copied first, as it could change).
+        described = describe(content, metadata)
+        stored = stored or store_parquet(content.table, directory)
+    except BaseException:
+        if stored is not None:
+            stored.path.unlink(missing_ok=True)
+        raise
+    return TableSnapshot(stored.path, stored.format, stored.size, stored.sha256, content.digest, described)
+
+
+def read_table(data: Any, directory: str | os.PathLike[str]) -> tuple[Content, StoredTable | None]:
+    """A table's content and, where it came as CSV files, their copy in ``directory``. Raises as `snapshot_table`."""
+    need_pyarrow()
     if isinstance(data, str | os.PathLike):
-        return _snapshot_csv([data], directory, metadata)
+        return _read_csvs([data], directory)
     if isinstance(data, list | tuple):
         if not data or not all(isinstance(item, str | os.PathLike) for item in data):
             raise UsageError("A list as dataset must hold paths of CSV files, one or more.", "Or pass a DataFrame.")
-        return _snapshot_csv(list(data), directory, metadata)
-    table, framework = to_arrow(data)
-    # All that can be refused is refused before the file is made.
-    described = _describe(table, metadata, framework, "The table")
-    digest = content_digest(table)
-    with PayloadFile(directory, ".parquet") as file:
-        _write_parquet(table, file)
-    return TableSnapshot(file.path, "parquet", file.size, file.sha256, digest, described)
+        return _read_csvs(list(data), directory)
+    return memory_content(data), None
 
 
-def _snapshot_csv(
-    paths: list[Any], directory: str | os.PathLike[str], metadata: Mapping[str, Any] | None
-) -> TableSnapshot:
+def _read_csvs(paths: list[Any], directory: str | os.PathLike[str]) -> tuple[Content, StoredTable]:
     with PayloadFile(directory, ".csv") as file:
         copied = copy_csv(paths, file)
         file.flush()
-        table = read_csv(file.path, copied)
-        described = _describe(table, metadata, "csv", copied.shown)
-        digest = content_digest(table)
-    return TableSnapshot(file.path, "csv", file.size, file.sha256, digest, described)
+        content = content_of(read_csv(file.path, copied), "csv", copied.shown)
+    return content, StoredTable(file.path, "csv", file.size, file.sha256)
 
 
-def to_arrow(data: Any) -> tuple[Any, str]:
-    """The `pyarrow.Table` of a table in memory, and the name of the framework that it came from.
+def describe(
+    content: Content, metadata: Mapping[str, Any] | None, parent: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The metadata of a dataset: what it says of itself, what holds for its parent, and over both what the user says.
 
     Raises:
-        DatasetError: it cannot be one; the column is named.
-        UsageError: it is no table.
+        UsageError, DatasetError: the user's metadata is wrong; the key is named.
     """
-    pa = _need_pyarrow()
-    series, frame = _pandas_types()
-    if isinstance(data, series):
-        data = data.to_frame()
-    framework = type(data).__module__.partition(".")[0]
-    try:
-        if isinstance(data, frame):
-            _refuse_duplicates([str(name) for name in data.columns])
-            return pa.Table.from_pandas(data), "pandas"
-        if isinstance(data, pa.RecordBatch):
-            data = pa.Table.from_batches([data])
-        if framework == "polars" and hasattr(data, "to_arrow") and hasattr(data, "columns"):
-            data = data.to_arrow()  # as plain text: by the protocol it gives views, which older pyarrow cannot convert
-        if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__"):
-            data = pa.table(data)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        words = " ".join(str(word) for word in error.args)
-        hint = "Give each column values of one type: numbers, text, dates, categories."
-        raise DatasetError(f"The table cannot be recorded: {words}.", hint) from error
-    if not isinstance(data, pa.Table):
-        raise UsageError(
-            f"A dataset cannot be a {type(data).__module__}.{type(data).__qualname__}.",
-            "Pass a pandas DataFrame, an Arrow table, a path of a CSV file or a list of such paths.",
-        )
-    return data, framework
+    columns = content.parts
+    own = validate_metadata(metadata, [name for _, name, _ in columns])
+    user = inherit_metadata(own, parent or {}, columns)
+    if content.outputs and "outputs" not in own:
+        user["outputs"] = list(content.outputs)
+    automatic = automatic_metadata(columns, user, content.framework)
+    check_outcomes(own, automatic["outputs_info"])
+    roles = {"X": list(content.features), "y": list(content.outputs)} if content.features or content.outputs else None
+    automatic |= {"roles": roles, "content_digest": content.digest}
+    if len(content.columns) <= _MAX_COLUMN_DIGESTS:
+        automatic["column_digests"] = [[column.role, column.name, column.digest] for column in content.columns]
+    return automatic | user
 
 
-def _pandas_types() -> tuple[Any, Any]:
-    """Series and DataFrame where the user has loaded pandas; else nothing is one of them."""
-    pandas = sys.modules.get("pandas")
-    return getattr(pandas, "Series", ()), getattr(pandas, "DataFrame", ())
+def store_parquet(table: Any, directory: str | os.PathLike[str]) -> StoredTable:
+    """Store an Arrow table in a new Parquet file of ``directory``.
 
-
-def _need_pyarrow() -> Any:
-    try:
-        import numpy  # noqa: F401  (the digest needs it, and pyarrow can come without)
-        import pyarrow
-    except ImportError as error:
-        raise MissingExtraError(
-            f"Datasets need pyarrow and numpy ({error}).", "Install them: pip install 'seclea[datasets]'."
-        ) from None
-    return pyarrow
-
-
-def _describe(table: Any, metadata: Mapping[str, Any] | None, framework: str, shown: str) -> dict[str, Any]:
-    columns = [(role, name, values) for role, name, values, _ in canonical_columns(table)]
-    names = [name for role, name, _ in columns if role == "column"]
-    _refuse_duplicates(names, shown)
-    if not names or not table.num_rows:
-        raise DatasetError(f"{shown} is empty: {table.num_rows} rows, {len(names)} columns.")
-    user = validate_metadata(metadata, names + [name for role, name, _ in columns if role == "index"])
-    return automatic_metadata(columns, user, framework) | user
-
-
-def _refuse_duplicates(names: list[str], shown: str = "The table") -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DatasetError(f"{shown} has several columns named {', '.join(map(repr, twice[:5]))}.", "Rename them.")
+    Raises:
+        DatasetError: Parquet cannot hold it.
+        OSError: the disk is full; nothing is left behind.
+    """
+    with PayloadFile(directory, ".parquet") as file:
+        _write_parquet(table, file)
+    return StoredTable(file.path, "parquet", file.size, file.sha256)
 
 
 def _write_parquet(table: Any, file: PayloadFile) -> None:

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seclea.client.snapshot.digest import content_digest
+from seclea.client.snapshot.content import memory_content
+from seclea.client.snapshot.digest import column_digests, content_digest
 from seclea.client.snapshot.files import PayloadFile
 from seclea.client.snapshot.metadata import validate_metadata
-from seclea.client.snapshot.tables import snapshot_table
+from seclea.client.snapshot.tables import describe, snapshot_table
 from seclea.errors import DatasetError, DatasetNotFoundError, MissingExtraError, UsageError
 
 
@@ -141,9 +142,14 @@ def test_tables_that_cannot_be_recorded_are_refused_by_name(spool, data, words):
     assert words in refused(data, spool)
 
 
-@pytest.mark.parametrize("data", [None, 5, {"a": [1]}, np.zeros((2, 2)), b"x.csv", [], [FRAME], [["a.csv"]]])
+@pytest.mark.parametrize("data", [None, 5, {"a": [1]}, b"x.csv", [], [FRAME], [["a.csv"]]])
 def test_what_is_no_table_is_refused(spool, data):
     assert "Pass a pandas DataFrame" in refused(data, spool, UsageError) or isinstance(data, list)
+
+
+def test_an_array_is_no_table_because_it_has_no_names(spool):
+    assert "pd.DataFrame(X, columns=[…]" in refused(np.zeros((2, 2)), spool, UsageError)
+    assert "pd.Series(y, index=X.index" in refused(np.zeros(2), spool, UsageError)
 
 
 def test_without_pyarrow_the_error_names_the_extra(spool, monkeypatch):
@@ -284,15 +290,72 @@ def test_a_file_that_grows_while_it_is_read_is_refused(spool, write, monkeypatch
 
 
 def test_the_table_describes_itself(spool):
-    assert snapshot_table(FRAME, spool).metadata == {
+    snapshot = snapshot_table(FRAME, spool)
+    columns = snapshot.metadata.pop("column_digests")
+    assert columns == [
+        [column.role, column.name, column.digest] for column in column_digests(pa.Table.from_pandas(FRAME))
+    ]
+    assert snapshot.metadata == {
         "num_samples": 3,
         "dataset_type": "tabular",
         "features": ["age", "job", "ok", "pay"],
         "categorical_features": ["job", "ok"],
         "categorical_values": {"job": ["cook"], "ok": [False, True]},
+        "outputs_info": {},
         "split": None,
+        "roles": None,
         "framework": "pandas",
+        "content_digest": snapshot.digest,
     }
+
+
+def test_what_is_to_be_predicted_is_described(spool):
+    frame = FRAME.assign(grade=[1, 2, 1])
+    said = {"outputs": ["ok", "job", "grade", "pay"]}
+    info = snapshot_table(frame, spool, said).metadata["outputs_info"]
+    assert info == {
+        "ok": {"type": "classification", "classes": [False, True]},
+        "job": {"type": "classification", "classes": ["cook"]},
+        "grade": {"type": "classification", "classes": [1, 2]},
+        "pay": {"type": "regression", "classes": None},
+    }
+    numbers = pd.DataFrame({"n": range(30)})
+    assert snapshot_table(numbers, spool, {"outputs": "n"}).metadata["outputs_info"]["n"]["type"] == "regression"
+    said = {"outputs": "n", "outputs_type": "classification"}
+    assert snapshot_table(numbers, spool, said).metadata["outputs_info"]["n"]["classes"] == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"outputs": "grade", "favourable_outcome": "1"}, "'1', which is no value of 'grade'. There are: 1, 2."),
+        ({"outputs": "grade", "unfavourable_outcome": 3}, "3, which is no value of 'grade'"),
+        ({"outputs": "grade", "favourable_outcome": 1, "unfavourable_outcome": 1}, "are both 1"),
+        ({"split": ""}, "metadata[\"split\"] is ''"),
+        ({"split": 3}, 'Use a text of 1 to 100 characters: "train"'),
+        ({"index": ["nope"]}, "names 'nope', which is no column"),
+    ],
+)
+def test_outcomes_labels_and_indexes_that_make_no_sense_are_refused(spool, said, words):
+    with pytest.raises(UsageError) as caught:
+        snapshot_table(FRAME.assign(grade=[1, 2, 1]), spool, said)
+    assert words in str(caught.value)
+    assert left_behind(spool) == []
+
+
+def test_a_child_takes_over_what_it_does_not_set_as_far_as_it_has_the_columns():
+    parent = snapshot_of({"a": [1.0], "b": [2.0], "y": [1]}, {"continuous_features": ["a", "b"], "outputs": ["y"],
+                          "outputs_type": "classification", "favourable_outcome": 1, "team": "A"})  # fmt: skip
+    child = snapshot_of({"a": [1.0], "ratio": [0.5], "kind": ["x"], "y": [1]}, {}, parent)
+    assert child["continuous_features"] == ["a", "ratio"]  # a new column of fractions is continuous, too
+    assert (child["outputs"], child["outputs_type"], child["favourable_outcome"]) == (["y"], "classification", 1)
+    assert child["categorical_features"] == ["kind", "y"] and "team" not in child
+    assert snapshot_of({"a": [1.0], "y": [1]}, {"outputs": None}, parent)["outputs"] is None
+    assert snapshot_of({"a": [1.0]}, {}, parent)["outputs"] == []
+
+
+def snapshot_of(columns, said, parent=None):
+    return describe(memory_content(pd.DataFrame(columns)), said, parent)
 
 
 def test_what_the_user_says_is_checked_and_joined(spool):

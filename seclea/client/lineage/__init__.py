@@ -1,0 +1,1 @@
+"""How a dataset came to be: the chain of a user's transformations, run again, compared and described."""

@@ -1,0 +1,494 @@
+"""A chain of transformations run again, step by step, and held against the dataset that it is said to lead to.
+
+Rule 1  Nothing is recorded here. Whatever is wrong raises before anything is handed over, and names the step.
+Rule 2  At most two tables are alive at once, the input and the output of a step, besides what the user holds.
+Rule 3  The functions get copies; what they do to them, and the random numbers that they draw, is nobody else's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from seclea.client.lineage.compare import ROWS, Difference, difference, nearest
+from seclea.client.lineage.functions import Function, describe_function, versions
+from seclea.client.lineage.known import Found, KnownDatasets
+from seclea.client.lineage.parts import content_of_parts, copied, undisturbed
+from seclea.client.lineage.values import Walker
+from seclea.client.snapshot.content import Content
+from seclea.client.snapshot.tables import StoredTable, describe
+from seclea.entities import Dataset
+from seclea.errors import DatasetError, TransformationError, UnknownDatasetError, UsageError
+from seclea.records import canonical_json
+from seclea.transformations import INHERIT, DatasetTransformation, role_of
+
+_STEP_DOMAIN = b"seclea-step-v1\n"
+REPRODUCED = "reproduced"
+DECLARED = "declared, not verified"
+
+Store = Callable[[Content], "Future[StoredTable]"]
+
+
+@dataclass(slots=True)
+class Input:
+    """What a step was given under one or two names.
+
+    Attributes:
+        names: the arguments.
+        identity: of the dataset that they make up.
+        found: where it is known; None for the output of the step before, and for a parent that only the portal may know.
+    """
+
+    names: tuple[str, ...]
+    identity: str
+    content: Content
+    found: Found | None = None
+    inherited: bool = False
+
+
+@dataclass(slots=True)
+class Step:
+    """One step that was looked at. ``content`` has let go of its table."""
+
+    transformation: DatasetTransformation
+    function: Function
+    inputs: list[Input]
+    content: Content
+    split: str | None
+    verdict: str
+    metadata: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    known: Dataset | None = None  # the project has this very dataset already
+    stored: Future[StoredTable] | None = None
+
+    @property
+    def identity(self) -> str:
+        """Of the dataset that the step made."""
+        return self.content.identity(self.split)
+
+
+@dataclass(slots=True)
+class _Before:
+    """What the next step starts from."""
+
+    content: Content
+    split: str | None
+    metadata: Mapping[str, Any]
+    outputs: Mapping[str, Any] | None  # None where the step was not run again
+
+
+class Chain:
+    """One upload's chain. Use `walk`.
+
+    Args:
+        final: the content of the dataset that is uploaded, with its table and the roles that the call gave it.
+        metadata: the user's, for that dataset.
+        store: begins to store the content of an intermediate dataset, as long as its table is there.
+    """
+
+    def __init__(
+        self,
+        transformations: Sequence[DatasetTransformation],
+        final: Content,
+        metadata: Mapping[str, Any] | None,
+        known: KnownDatasets,
+        store: Store,
+    ) -> None:
+        self._all = list(transformations)
+        self._final = final
+        self._user = metadata
+        self._known = known
+        self._store = store
+        self._steps: list[Step] = []
+        self._shared: set[str] = set()  # identities on the way from the root
+
+    def walk(self) -> list[Step]:
+        """Run, compare and describe every step.
+
+        Raises:
+            TransformationError: a step fails, changes nothing or does not lead to the dataset.
+            UnknownDatasetError: a table that the chain starts from, or that joins it, is no known dataset.
+            UsageError: "inherit" where there is nothing of that name.
+        """
+        before: _Before | None = None
+        for number in range(len(self._all)):
+            before = self._step(number, before)
+        return self._steps
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def _step(self, number: int, before: _Before | None) -> _Before:
+        step, last = self._all[number], number == len(self._all) - 1
+        shown = self._shown(number)
+        inputs = self._inputs(number, before)
+        primary = inputs[0]
+        if before is None:
+            before = self._start(primary)
+        function = describe_function(step.func)
+        outputs = self._run(number, inputs, before) if step.reproduce else self._declared(number)
+        if outputs is None:  # the last step, not run again: what it gave is what was passed
+            content = self._final
+        else:
+            previous = before.content if before.content.table is not None else None
+            try:
+                content = content_of_parts(outputs, shown, previous)
+            except (DatasetError, UsageError) as error:
+                raise TransformationError(
+                    f"{shown} returned no table that can be recorded: {error.message}", error.hint
+                ) from error
+        split = step.split or before.split
+        if last:
+            content, split = self._arrive(content, outputs is None, split)
+        if self._is_same(content, split, before):
+            raise TransformationError(
+                f"{shown} changes nothing: what it returns is what it was given.",
+                "Leave it out, or did it work in place on data that had been changed before?",
+            )
+        self._check_way_back(shown, primary, content.identity(split))
+        metadata = describe(content, self._user if last else None, before.metadata)
+        metadata["split"] = split
+        made = Step(step, function, inputs, content, split, REPRODUCED if step.reproduce else DECLARED, metadata)
+        made.details = _details(made, before)
+        made.digest = _digest(made)
+        made.known = self._known.by_identity(made.identity)
+        if made.known is None and not last:
+            made.stored = self._store(content)
+        after = _Before(content, split, metadata, outputs)
+        for old in self._steps:
+            old.content = old.content.let_go()
+        for given in inputs:
+            given.content = given.content.let_go()
+        self._steps.append(made)
+        if last:
+            made.content = content.let_go()
+        return after
+
+    def _is_same(self, content: Content, split: str | None, before: _Before) -> bool:
+        """Whether a step changed neither table nor label nor roles. A table that says no roles takes none away."""
+        if content.digest != before.content.digest or split != before.split:
+            return False
+        roles = {"X": list(content.features), "y": list(content.outputs)}
+        return not content.has_roles or roles == before.metadata.get("roles")
+
+    def _start(self, primary: Input) -> _Before:
+        parent = primary.found.dataset if primary.found is not None else None
+        metadata = parent.metadata if parent is not None else {}
+        split = metadata.get("split")
+        return _Before(primary.content, split if isinstance(split, str) else None, metadata, None)
+
+    def _check_way_back(self, shown: str, primary: Input, identity: str) -> None:
+        """A dataset must not come from itself."""
+        if not self._shared:
+            self._shared = {primary.identity, *self._ancestors(primary.found)}
+        if identity in self._shared:
+            raise TransformationError(
+                f"{shown} gives back the content of a dataset that it comes from.",
+                "Leave out the steps that undo each other.",
+            )
+        self._shared.add(identity)
+
+    def _ancestors(self, found: Found | None) -> set[str]:
+        """Identities of what a known dataset comes from."""
+        seen: set[str] = set()
+        dataset = found.dataset if found is not None else None
+        while dataset is not None and dataset.digest not in seen:
+            seen.add(dataset.digest)
+            dataset = self._known.by_uuid(dataset.parent) if dataset.parent else None
+        return seen
+
+    def _shown(self, number: int) -> str:
+        return f"Step {number + 1} of {len(self._all)}, {self._all[number].name!r},"
+
+    # -- what goes in --------------------------------------------------------------------------------------------
+
+    def _inputs(self, number: int, before: _Before | None) -> list[Input]:
+        step = self._all[number]
+        tables = {name: value for name, value in step.data_kwargs.items() if not _inherits(value)}
+        inherited = [name for name, value in step.data_kwargs.items() if _inherits(value)]
+        if before is None:
+            if inherited:
+                raise UsageError(
+                    f"{self._shown(number)} inherits {inherited[0]!r}, but no step is before it.",
+                    "Pass the table that it was called with: it names the parent.",
+                )
+            return self._known_inputs(number, tables)
+        made = self._all[number - 1].kept
+        for name in inherited:
+            if name not in made:
+                raise UsageError(
+                    f"{self._shown(number)} inherits {name!r}, which is no output of {self._all[number - 1].name!r}.",
+                    f"Its outputs are {', '.join(map(repr, made))}.",
+                )
+        taken = [name for name in tables if name in made]
+        self._check_passed(number, before, {name: tables.pop(name) for name in taken})
+        names = tuple(name for name in step.data_kwargs if name in inherited or name in taken)
+        if not names:
+            raise UsageError(
+                f"{self._shown(number)} takes none of the outputs of {self._all[number - 1].name!r} before it.",
+                f'Give it one of {", ".join(map(repr, made))}, for instance as "inherit".',
+            )
+        identity = before.content.identity(before.split)
+        first = Input(names, identity, before.content, inherited=True)
+        return [first, *(self._known_inputs(number, tables) if tables else [])]
+
+    def _check_passed(self, number: int, before: _Before, passed: Mapping[str, Any]) -> None:
+        """A table that was passed where the step before has an output of that name must be that output."""
+        if before.outputs is None:
+            return
+        for name, table in passed.items():
+            shown = self._shown(number - 1)
+            mine = content_of_parts({name: table}, f"{self._shown(number)} as passed")
+            theirs = content_of_parts({name: before.outputs[name]}, shown)
+            found = difference(mine, theirs, f"what {self._all[number].name!r} was given", "what it returned now")
+            if found is not None:
+                raise self._differs(
+                    f"{shown} does not give the {name!r} that step {number + 1} was given", found, number
+                )
+
+    def _known_inputs(self, number: int, tables: Mapping[str, Any]) -> list[Input]:
+        """Known datasets: a pair like X and y may be one; else each table is."""
+        shown = f"{self._shown(number)} as called"
+        names = tuple(tables)
+        if len(names) == 2 and {role_of(name) for name in names} == {"X", "y"}:
+            together = content_of_parts(tables, shown)
+            found = self._known.by_content(together)
+            if found is not None:
+                return [_input(names, together, found)]
+            apart = {name: content_of_parts({name: table}, shown) for name, table in tables.items()}
+            if not all(self._known.by_content(content) for content in apart.values()):
+                return [self._ask_portal(number, names, together)]
+        inputs = []
+        for name, table in tables.items():
+            content = content_of_parts({name: table}, shown)
+            found = self._known.by_content(content)
+            inputs.append(_input((name,), content, found) if found else self._ask_portal(number, (name,), content))
+        return inputs
+
+    def _ask_portal(self, number: int, names: tuple[str, ...], content: Content) -> Input:
+        found, answered = self._known.at_portal([content])
+        if found is not None:
+            return _input(names, content, found)
+        if answered or number > 0:
+            raise self._unknown(number, names, content)
+        return Input(names, content.identity(None), content)  # found out when it is delivered
+
+    def _unknown(self, number: int, names: tuple[str, ...], content: Content) -> UnknownDatasetError:
+        what = " and ".join(map(repr, names))
+        relative = nearest(content, self._known.all_here())
+        if relative is not None:
+            return UnknownDatasetError(
+                f"{self._shown(number)} was given {what}, which is no dataset of the project."
+                f" Nearest is {relative[0].name!r}, but {what} {relative[1]}.",
+                "Pass the table as it was uploaded; was it changed in place since?",
+            )
+        return UnknownDatasetError(
+            f"{self._shown(number)} was given {what}, which is no dataset of the project"
+            f" ({content.rows} rows, {len(content.names)} columns).",
+            "Upload it first: seclea.upload_dataset(df, name).",
+        )
+
+    # -- what comes out ------------------------------------------------------------------------------------------
+
+    def _run(self, number: int, inputs: Sequence[Input], before: _Before) -> dict[str, Any]:
+        step, shown = self._all[number], self._shown(number)
+        arguments = {}
+        for name, value in step.data_kwargs.items():
+            if _inherits(value):
+                if before.outputs is None:
+                    raise UsageError(
+                        f"{shown} inherits {name!r} from a step that is not run again (reproduce=False).",
+                        "Pass the table itself.",
+                    )
+                value = before.outputs[name]
+            arguments[name] = copied(value)
+        try:
+            with undisturbed():
+                result = step.func(**arguments, **step.kwargs)
+        except Exception as error:
+            raise TransformationError(
+                f"{shown} raised {type(error).__name__} when it was run again: {error}.",
+                "Is its input what it was called with? If it cannot be repeated, pass reproduce=False.",
+            ) from error
+        return _named_outputs(step, result, shown)
+
+    def _declared(self, number: int) -> dict[str, Any] | None:
+        """What a step that is not run again gave: the tables passed to the next one, or the dataset (None)."""
+        if number == len(self._all) - 1:
+            return None
+        step, following = self._all[number], self._all[number + 1]
+        found = {}
+        for name in step.kept:
+            value = following.data_kwargs.get(name, INHERIT)
+            if _inherits(value):
+                raise UsageError(
+                    f"{self._shown(number)} is not run again (reproduce=False), so its output {name!r} must be passed to"
+                    f" step {number + 2}.",
+                    f'Give {following.name!r} the table itself as {name!r} instead of "inherit".',
+                )
+            found[name] = value
+        return found
+
+    def _arrive(self, content: Content, declared: bool, split: str | None) -> tuple[Content, str | None]:
+        """The dataset as passed, where the chain leads to it."""
+        final, number = self._final, len(self._all) - 1
+        if not declared:
+            found = difference(final, content, "the dataset", "the chain")
+            if found is not None:
+                raise self._differs("The chain does not lead to the dataset", found, number, content)
+        if not final.has_roles and content.has_roles:
+            final = final.with_roles(content.features, content.outputs)
+        own = (self._user or {}).get("split")
+        return final, own or split
+
+    def _differs(self, what: str, found: Difference, steps: int, content: Content | None = None) -> TransformationError:
+        """The error for a difference after ``steps`` recorded steps, and one more that gave ``content``."""
+        hint = "Is each step what was called, with the same arguments, in this order? Random steps need a fixed seed."
+        where = ""
+        if found.columns and self._steps:
+            contents = [self._steps[0].inputs[0].content, *(step.content for step in self._steps[:steps])]
+            contents += [content] if content is not None else []
+            where = self._last_changed(found.columns[0], contents)
+        return TransformationError(f"{what}: {found.words}{where}.", hint)
+
+    def _last_changed(self, name: str, contents: Sequence[Content]) -> str:
+        """Which steps made the differing column, and the rows, what they are."""
+        chosen = changed = 0
+        for number in range(1, len(contents)):
+            before, after = contents[number - 1], contents[number]
+            if _rows(before) != _rows(after):
+                chosen = number
+            elif _column(before, name) != _column(after, name):
+                changed = number
+        words = []
+        if changed and name != ROWS:
+            words.append(f"that column was last changed by step {changed}, {self._all[changed - 1].name!r}")
+        if chosen > changed:
+            words.append(f"the rows were last chosen by step {chosen}, {self._all[chosen - 1].name!r}")
+        return f" ({'; '.join(words)})" if words else ""
+
+
+def _rows(content: Content) -> Any:
+    return content.rows, [column.digest for column in content.columns if column.role == "index"]
+
+
+def _column(content: Content, name: str) -> str | None:
+    return next((column.digest for column in content.columns if (column.role, column.name) == ("column", name)), None)
+
+
+def _inherits(value: Any) -> bool:
+    return isinstance(value, str) and value == INHERIT
+
+
+def _input(names: tuple[str, ...], content: Content, found: Found) -> Input:
+    return Input(names, found.dataset.digest, content, found)
+
+
+def _named_outputs(step: DatasetTransformation, result: Any, shown: str) -> dict[str, Any]:
+    """The kept values of what a function returned, by name.
+
+    Raises:
+        TransformationError: nothing, too few or too many values.
+    """
+    if result is None:
+        raise TransformationError(
+            f"{shown} returned None.", "Does it end without return, or change its input in place?"
+        )
+    names = step.outputs
+    values = list(result) if isinstance(result, tuple | list) else [result]
+    if len(values) != len(names):
+        raise TransformationError(
+            f"{shown} returned {len(values)} value{'s' if len(values) != 1 else ''}, outputs names {len(names)}: {names!r}.",
+            "Name each value in order, and put None for one that is dropped.",
+        )
+    found = {name: value for name, value in zip(names, values, strict=True) if name is not None}
+    for name, value in found.items():
+        if value is None:
+            raise TransformationError(f"{shown} returned None as {name!r}.", "Return a table.")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# What is said of a step (docs/lineage.md)
+
+
+def _details(step: Step, before: _Before) -> dict[str, Any]:
+    function, transformation = step.function, step.transformation
+    walker = Walker(lambda value: None)
+    described = {name: _argument(walker, name, value) for name, value in transformation.kwargs.items()}
+    libraries = function.libraries | walker.libraries | {step.content.framework, "pyarrow"}
+    return {
+        "function": {
+            "qualified_name": function.qualified_name,
+            "module": function.module,
+            "kind": function.kind,
+            "fingerprint": function.fingerprint,
+        },
+        "source": {"file": function.source.file, "line": function.source.line, "missing": function.source.missing},
+        "captured": function.captured,
+        "helpers": function.helpers,
+        "unverifiable": sorted({*function.unverifiable, *walker.unverifiable}),
+        "arguments": {
+            "data": [
+                {"name": name, "inherited": one.inherited, "digest": one.identity}
+                for one in step.inputs
+                for name in one.names
+            ],
+            "kwargs": described,
+        },
+        "outputs": transformation.outputs,
+        "split": step.split,
+        "verdict": step.verdict,
+        "output": {"digest": step.identity, "content_digest": step.content.digest},
+        "before": _size(before.content),
+        "after": _size(step.content),
+        "changes": _changes(before, step),
+        "versions": versions(libraries),
+    }
+
+
+def _argument(walker: Walker, name: str, value: Any) -> Any:
+    """An argument's value; a function among them by its name and fingerprint."""
+    if callable(value) and not isinstance(value, type):
+        inner = describe_function(value)
+        return {"function": inner.qualified_name, "fingerprint": inner.fingerprint, "source": inner.source.text}
+    return walker.describe(value, name)
+
+
+def _size(content: Content) -> dict[str, int]:
+    return {"rows": content.rows, "columns": len(content.names), "nulls": content.nulls}
+
+
+def _changes(before: _Before, step: Step) -> dict[str, Any]:
+    old = {column.name: column.digest for column in before.content.columns if column.role == "column"}
+    new = {column.name: column.digest for column in step.content.columns if column.role == "column"}
+    both = [name for name in new if name in old]
+    index = [[column[1:] for column in one.columns if column.role == "index"] for one in (before.content, step.content)]
+    roles = [(one.features, one.outputs) for one in (before.content, step.content)]
+    return {
+        "added": [name for name in new if name not in old],
+        "removed": [name for name in old if name not in new],
+        "changed": [name for name in both if new[name] != old[name]],
+        "rows": step.content.rows - before.content.rows,
+        "reordered": both != [name for name in old if name in new],
+        "index": index[0] != index[1],
+        "roles": roles[0] != roles[1],
+        "split": step.split != before.split,
+    }
+
+
+def _digest(step: Step) -> str:
+    """What the step is: the same function with the same arguments between the same datasets, whoever declares it."""
+    form = {
+        "inputs": [[list(one.names), one.identity] for one in step.inputs],
+        "output": step.identity,
+        "outputs": step.transformation.outputs,
+        "split": step.split,
+        "verdict": step.verdict,
+        "fingerprint": step.function.fingerprint,
+        "kwargs": step.details["arguments"]["kwargs"],
+    }
+    return hashlib.sha256(_STEP_DOMAIN + canonical_json(form)).hexdigest()

@@ -1,0 +1,170 @@
+"""The datasets that a project is known to have: uploaded by this client, in the home's ledger, at the portal.
+
+Asked in that order. The portal is asked once for what is nowhere here, and only for a moment; a portal that does not
+answer is not a no.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seclea.client.snapshot.content import Content
+from seclea.contract import Destination, Home
+from seclea.entities import Dataset, DatasetTransformation, Entity, Kind
+from seclea.errors import LedgerError, SecleaError
+from seclea.ledger.view import LedgerView
+
+if TYPE_CHECKING:
+    from seclea.api.api import Api
+
+_LABELS = (None, "train", "test", "validation")  # tried at a portal, which knows identities only
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A known dataset. ``at_portal``: it stands in no ledger here, so nothing waits for its delivery."""
+
+    dataset: Dataset
+    at_portal: bool = False
+
+
+class KnownDatasets:
+    """Look-ups in one project. ``open_api`` gives a way to the portal that waits for a second or two at most."""
+
+    def __init__(self, home: Home, destination: Destination, project: str, open_api: Callable[[], Api]) -> None:
+        self._home = home
+        self._destination = destination
+        self._project = project
+        self._open_api = open_api
+        self._lock = threading.Lock()
+        self._own: dict[str, Dataset] = {}  # by uuid: the ledger may not show them yet
+        self._steps: set[str] = set()
+
+    def add(self, entity: Entity) -> None:
+        """This client has just recorded it."""
+        with self._lock:
+            if isinstance(entity, Dataset):
+                self._own[entity.uuid] = entity
+            elif isinstance(entity, DatasetTransformation):
+                self._steps.add(entity.digest)
+
+    def own(self) -> list[Dataset]:
+        """What this client recorded, oldest first."""
+        with self._lock:
+            return list(self._own.values())
+
+    def by_identity(self, digest: str) -> Dataset | None:
+        """The dataset with that identity, here."""
+        return next((one for one in self._here(digest=digest) if one.digest == digest), None)
+
+    def by_name(self, name: str) -> Dataset | None:
+        """The dataset with that name, here."""
+        return next((one for one in self._here(name=name) if one.name == name), None)
+
+    def by_uuid(self, uuid: str) -> Dataset | None:
+        """The dataset with that uuid, here; None for one that only the portal has."""
+        with self._lock:
+            if uuid in self._own:
+                return self._own[uuid]
+        row = self._look(lambda view: view.entity(uuid))
+        return None if row is None or row["kind"] != Kind.DATASET else Dataset.from_json(json.loads(row["json"]))
+
+    def by_content(self, content: Content) -> Found | None:
+        """The dataset that holds that table, whatever its label: one with the same roles before others, the latest last
+        uploaded before older ones.
+        """
+        here = [one for one in self._here(content=content.digest) if one.content_digest == content.digest]
+        if here:
+            roles = {"X": list(content.features), "y": list(content.outputs)} if content.has_roles else None
+            return Found(
+                max(here, key=lambda one: (one.metadata.get("roles") == roles, not one.intermediate, one.uuid))
+            )
+        return None
+
+    def at_portal(self, contents: Iterable[Content]) -> tuple[Found | None, bool]:
+        """(the first of these that the portal has, whether the portal answered)."""
+        hashes = []
+        for content in contents:
+            plain = content.with_roles((), ())
+            hashes += [form.identity(label) for form in (content, plain) for label in _LABELS]
+        try:
+            api = self._open_api()
+            try:
+                return self._ask(api, list(dict.fromkeys(hashes))), True
+            finally:
+                api.close()
+        except SecleaError:
+            return None, self._destination.is_local  # what the home's own portal has stands in the ledger, too
+
+    def _ask(self, api: Api, hashes: Sequence[str]) -> Found | None:
+        organization = api.organization_uuid(self._destination.organization)
+        projects = [
+            item for item in api.find(Kind.PROJECT, organization=organization, name=self._project)
+            if item.get("name") == self._project
+        ]  # fmt: skip
+        if not projects:
+            return None
+        scope = {"organization": organization, "project": str(projects[0]["uuid"])}
+        for digest in hashes:
+            for item in api.find(Kind.DATASET, **scope, hash=digest):
+                if item.get("hash") == digest and isinstance(item.get("uuid"), str):
+                    metadata = item.get("metadata")
+                    return Found(
+                        Dataset(
+                            name=str(item.get("name", "")),
+                            uuid=item["uuid"],
+                            remote_id=item["uuid"],
+                            digest=digest,
+                            metadata=metadata if isinstance(metadata, dict) else {},
+                        ),
+                        at_portal=True,
+                    )
+        return None
+
+    def has_step(self, digest: str) -> bool:
+        """Whether a transformation is recorded already."""
+        with self._lock:
+            if digest in self._steps:
+                return True
+        rows = self._look(lambda view: self._rows(view, Kind.DATASET_TRANSFORMATION, digest=digest))
+        return bool(rows)
+
+    def all_here(self) -> list[Dataset]:
+        """Every dataset that is known without asking the portal, oldest first."""
+        return sorted({one.uuid: one for one in self._here()}.values(), key=lambda one: one.uuid)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _here(self, **column: Any) -> list[Dataset]:
+        """Datasets of this client (all of them), and those of the ledger with that column."""
+        rows = self._look(lambda view: self._rows(view, Kind.DATASET, **column))
+        return self.own() + [Dataset.from_json(json.loads(row["json"])) for row in rows or ()]
+
+    def _look(self, question: Callable[[LedgerView], Any]) -> Any:
+        """The answer of the ledger; None without one (nothing is there to find yet; the writer looks again)."""
+        try:
+            with LedgerView(self._home.ledger) as view:
+                return question(view)
+        except LedgerError:
+            return None
+        except sqlite3.OperationalError as error:
+            if "no such column" not in str(error):
+                raise LedgerError(f"The ledger {self._home.ledger} cannot be read: {error}.") from None
+            return None  # of an older version, until its writer starts
+
+    def _rows(self, view: LedgerView, kind: Kind, **column: Any) -> list[sqlite3.Row]:
+        project = self._project_row(view)
+        return [] if project is None else view.find_entities(kind, project, **column)
+
+    def _project_row(self, view: LedgerView) -> str | None:
+        wanted = (self._destination.platform_url, self._destination.auth_url, self._destination.organization)
+        for row in view.destinations():
+            if (row["platform_url"], row["auth_url"], row["organization"]) == wanted:
+                found = view.find_entity(Kind.PROJECT, None, destination=row["id"], name=self._project)
+                return None if found is None else str(found["uuid"])
+        return None
