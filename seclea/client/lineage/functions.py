@@ -296,40 +296,41 @@ def _top(module: str) -> str:
 @functools.cache
 def _library_roots() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
-    roots = {os.path.realpath(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths}
+    roots = {os.path.realpath(paths[name]) for name in ("purelib", "platlib") if name in paths}
     for entry in sys.path:  # other places of installed packages: distributions' own, --user, several environments
         if os.path.basename(entry) in ("site-packages", "dist-packages"):
             roots.add(os.path.realpath(entry))
     return tuple(sorted(roots))
 
 
-@functools.cache
 def is_library(module: str) -> bool:
     """Whether a module is installed or Python's own: its version stands for its text."""
     top = _top(module)
     if top in ("seclea", "builtins") or top in sys.stdlib_module_names:
         return True
-    if top in ("__main__", "__mp_main__"):
-        return False
-    file = getattr(sys.modules.get(top), "__file__", None) or next(
-        iter(getattr(sys.modules.get(top), "__path__", ())), None
-    )
-    if file is None:
-        return False
-    place = os.path.realpath(file)
-    return any(place.startswith(root + os.sep) for root in _library_roots()) and (
-        "site-packages" in place or "dist-packages" in place or top in sys.stdlib_module_names
-    )
+    loaded = sys.modules.get(top)
+    place = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), None)
+    return place is not None and top not in ("__main__", "__mp_main__") and _is_installed(place)
 
 
 @functools.cache
+def _is_installed(place: str) -> bool:
+    place = os.path.realpath(place)
+    return ("site-packages" in place or "dist-packages" in place) and any(
+        place.startswith(root + os.sep) for root in _library_roots()
+    )
+
+
 def version_of(top: str) -> str:
     """The version of a loaded top-level package; "" where it has none (or is Python's own)."""
     if top in sys.stdlib_module_names or top == "builtins":
         return ""
     version = getattr(sys.modules.get(top), "__version__", None)
-    if isinstance(version, str):
-        return version
+    return version if isinstance(version, str) else _installed_version(top)
+
+
+@functools.cache
+def _installed_version(top: str) -> str:
     try:
         return importlib.metadata.version(top)
     except (importlib.metadata.PackageNotFoundError, ValueError):

@@ -225,10 +225,11 @@ def test_a_join_has_a_primary_parent_and_lists_its_other_inputs(desk, raw):
     assert desk.steps[0].inputs == (desk.datasets[0].uuid, other.uuid)
     assert [item["dataset"] for item in desk.steps[0].details["arguments"]["data"]] == list(desk.steps[0].inputs)
     later = joined.assign(n=towns["town"].str.len())
+    count = lambda df, more: df.assign(n=more["town"].str.len())  # noqa: E731
     chain = [
         DatasetTransformation(lambda left, right: left.join(right), {"left": raw, "right": towns}, outputs=["df"]),
-        DatasetTransformation(lambda df, more: df.assign(n=more["town"].str.len()), {"df": "inherit", "more": towns}, outputs=["df"]),
-    ]  # fmt: skip
+        DatasetTransformation(count, {"df": "inherit", "more": towns}, outputs=["df"]),
+    ]
     desk.table(later, "later", transformations=chain)
     assert desk.steps[-1].inputs == (made.uuid, other.uuid)
 
@@ -380,8 +381,8 @@ def test_a_chain_in_another_order_is_caught(desk, raw):
         (lambda df: df.astype({"paid": "int32"}), "column 'paid' is int64 in the chain and int32 in the dataset"),
         (lambda df: df.iloc[:-1], f"the chain has {ROWS} rows, the dataset has {ROWS - 1}"),
         (lambda df: df.iloc[::-1], f"the rows stand in another order: row 0 is 0 in the chain and {ROWS - 1} in the dataset"),
-        (lambda df: df.set_index(pd.RangeIndex(5, 5 + ROWS)), "the rows (by their index) are others: row 0 is 0 in the chain and 5 in the dataset"),
-        (lambda df: df.assign(age=df.age.where(df.index > 0)), "column 'age', row 0: 40.0 in the chain and missing in the dataset"),
+        (lambda df: df.set_index(pd.RangeIndex(5, 5 + ROWS)), "the rows (by their index) are others: row 0 is 0 in the chain and 5"),
+        (lambda df: df.assign(age=df.age.where(df.index > 0)), "row 0: 40.0 in the chain and missing in the dataset"),
     ],
 )  # fmt: skip
 def test_where_chain_and_dataset_differ_is_said_in_words(desk, raw, edit, words):
