@@ -134,7 +134,7 @@ def test_a_step_says_what_it_was_and_what_it_changed(desk, raw):
     X, y, _ = train(raw)
     desk.split(X, y, "train", transformations=steps(raw))
     first, _, last = desk.steps
-    root, imputed, scaled, final = desk.datasets
+    root, *_, final = desk.datasets
     assert first.code_raw == 'def impute(df, value=40.0):\n    return df.fillna({"age": value})'
     assert first.details["function"]["qualified_name"] == f"{__name__}.impute"
     assert first.details["arguments"] == {
@@ -381,7 +381,7 @@ def test_a_chain_in_another_order_is_caught(desk, raw):
         (lambda df: df.astype({"paid": "int32"}), "column 'paid' is int64 in the chain and int32 in the dataset"),
         (lambda df: df.iloc[:-1], f"the chain has {ROWS} rows, the dataset has {ROWS - 1}"),
         (lambda df: df.iloc[::-1], f"the rows stand in another order: row 0 is 0 in the chain and {ROWS - 1} in the dataset"),
-        (lambda df: df.set_index(pd.RangeIndex(5, 5 + ROWS)), "the rows (by their index) are others: row 0 is 0 in the chain and 5"),
+        (lambda df: df.set_index(pd.RangeIndex(5, 5 + ROWS)), "(by their index) are others: row 0 is 0 in the chain and 5"),
         (lambda df: df.assign(age=df.age.where(df.index > 0)), "row 0: 40.0 in the chain and missing in the dataset"),
     ],
 )  # fmt: skip
