@@ -323,8 +323,8 @@ def _model_entity(model: Any) -> Entity:
 
     if isinstance(model, str):
         return Model(name=check_name("model", model, 100), framework="")
-    name, framework = describe_model(model)
-    return Model(name=check_name("model", name, 100), framework=framework)
+    described = describe_model(model)
+    return Model(name=check_name("model", described.name, 100), framework=described.framework)
 
 
 _said: set[str] = set()

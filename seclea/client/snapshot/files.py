@@ -1,15 +1,23 @@
-"""A payload file in the making: private, under a random name, hashed as it is written, gone if anything fails."""
+"""A payload file in the making: private, under a random name, hashed, gone if anything fails."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
+import stat
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 _BUFFER_BYTES = 1 << 20  # Parquet and pickle make many small writes; larger ones pass by the buffer
+
+
+def _new_file(directory: str | os.PathLike[str], suffix: str) -> tuple[Path, int]:
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = Path(directory, secrets.token_hex(16) + suffix)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    return path, os.open(path, flags, 0o600)
 
 
 class PayloadFile:
@@ -23,10 +31,8 @@ class PayloadFile:
     """
 
     def __init__(self, directory: str | os.PathLike[str], suffix: str) -> None:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        self.path = Path(directory, secrets.token_hex(16) + suffix)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-        self._file = open(os.open(self.path, flags, 0o600), "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115
+        self.path, descriptor = _new_file(directory, suffix)
+        self._file = open(descriptor, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115
         self._hash = hashlib.sha256()
         self.size = 0
         self.sha256 = ""
@@ -70,3 +76,52 @@ class PayloadFile:
         if error is not None:
             self.path.unlink(missing_ok=True)
         self.sha256 = self._hash.hexdigest()
+
+
+class PayloadPath:
+    """The same for a library that opens the path itself: a new private file to be written over within the block.
+
+    It is hashed at the end of the block, and is 0600 also where the library put another file in its place.
+
+    Raises:
+        OSError: as above; also at the end, when what stands there is no regular file.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], suffix: str) -> None:
+        self.path, descriptor = _new_file(directory, suffix)
+        os.close(descriptor)
+        self.size = 0
+        self.sha256 = ""
+
+    def _read(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(f"{self.path} is no regular file")
+            os.fchmod(descriptor, 0o600)
+            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self.size = found.st_size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._read()
+        except BaseException:
+            self.path.unlink(missing_ok=True)
+            raise
+        if error is not None:
+            self.path.unlink(missing_ok=True)
+
+
+class Stored(NamedTuple):
+    """A payload, its format and what is known of it."""
+
+    format: str
+    file: PayloadFile | PayloadPath
+    metadata: dict[str, Any]

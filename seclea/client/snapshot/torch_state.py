@@ -21,13 +21,6 @@ STRUCTURE = "seclea.structure"  # JSON of the tree around the tensors
 TIED = "seclea.tied"  # JSON {name: name under which the same tensor is stored}
 _MAX_DEPTH = 64
 
-_DTYPES = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32",
-    "int64": "I64", "uint64": "U64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
-    "complex64": "C64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
-}  # fmt: skip
-
 
 def torch() -> Any:
     """PyTorch where the user has loaded it, else None. Never imports it."""
@@ -151,7 +144,9 @@ def _info(tensor: Any, name: str) -> TensorInfo:
         UnknownModelError: it cannot be stored as it is.
     """
     hint = ""
-    if tensor.device.type == "meta":
+    if hasattr(tensor, "materialize"):
+        problem, hint = "has no values yet: its module is lazy", "Call the module on data first."
+    elif tensor.device.type == "meta":
         problem, hint = "is on the meta device and has no values", "Materialise it first: module.to_empty(...)."
     elif tensor.is_quantized:
         problem, hint = "is quantised", "Store tensor.dequantize(), or int_repr() with its scale."
@@ -160,7 +155,7 @@ def _info(tensor: Any, name: str) -> TensorInfo:
     elif _is_wrapper(tensor):
         problem, hint = f"is a {type(tensor).__qualname__}", "Gather it into plain tensors first (full_tensor())."
     else:
-        dtype = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+        dtype = safetensors.DTYPES.get(str(tensor.dtype).removeprefix("torch."))
         if dtype is not None:
             return TensorInfo(name, dtype, tuple(tensor.shape), lambda: _contents(tensor))
         problem, hint = f"is {tensor.dtype}, which safetensors does not name", "Convert it, for instance to float32."

@@ -9,7 +9,9 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
 from seclea.client.snapshot import safetensors  # noqa: E402
-from seclea.client.snapshot.models import snapshot_model  # noqa: E402
+from seclea.client.snapshot.application import application_type  # noqa: E402
+from seclea.client.snapshot.models import describe_model, snapshot_model  # noqa: E402
+from seclea.client.snapshot.parameters import CUT  # noqa: E402
 from seclea.client.snapshot.torch_state import STRUCTURE, TIED  # noqa: E402
 from seclea.entities import from_json_value  # noqa: E402
 from seclea.errors import UnknownModelError, UsageError  # noqa: E402
@@ -254,3 +256,41 @@ def test_the_format_refuses_names_that_are_its_own():
 def test_a_tensor_that_shrinks_while_it_is_written_is_an_error(tmp_path):
     with open(tmp_path / "f", "wb") as file, pytest.raises(ValueError, match="tensor w has 1 bytes, not 2"):
         safetensors.write(file, [safetensors.TensorInfo("w", "U8", (2,), lambda: b"1")], {})
+
+
+class Net(torch.nn.Module):
+    """A user's subclass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(60)))
+        self.head = torch.nn.Linear(2, 1)
+        self.head.bias.requires_grad = False
+
+
+def test_a_module_is_described_by_its_class_and_size(tmp_path):
+    described = describe_model(torch.nn.DataParallel(Net()))
+    assert (described.name, described.framework) == ("Net", "pytorch")
+    assert described.framework_version == torch.__version__
+    assert described.qualified_name == f"{__name__}.Net"
+    assert described.params["parameters"] == 60 * 6 + 3
+    assert described.params["trainable_parameters"] == 60 * 6 + 2
+    assert described.params["modules"][:2] == ["body: Sequential", "body.0: Linear"]
+    assert len(described.params["modules"]) == 50
+    assert described.params[CUT] == {"modules": "12 more"}
+
+
+def test_what_a_module_is_for_is_known_from_the_data_only():
+    assert application_type(Net()) == "unknown"
+    assert application_type(Net(), {"y": {"type": "classification", "classes": ["a", "b"]}}) == "binary"
+
+
+def test_a_lazy_module_is_described_and_refused_until_its_first_call(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LazyLinear(4))
+    assert describe_model(model).params["parameters"] == 8
+    assert describe_model(model).params["uninitialized_parameters"] == 2
+    assert "Tensor '1.weight' has no values yet: its module is lazy. Call the module on data" in refused(
+        model, tmp_path
+    )
+    model(torch.ones(1, 3))
+    assert snapshot_model(model, tmp_path).metadata["tensors"] == 4
