@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from seclea.client.lineage.known import KnownDatasets
+from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
+from seclea.client.run_plan import RunPlan, plan_run
 from seclea.client.training_run import TrainingRun, launcher_rank
 from seclea.client.uploading import Upload
-from seclea.client.validation import check_name, check_params
+from seclea.client.validation import PROJECT_NAME, RUN_NAME, check_metrics, check_name, check_params
 from seclea.client.waiting import OnProgress
 from seclea.client.waiting import complete as wait_delivered
 from seclea.client.waiting import flush as wait_durable
 from seclea.contract import Destination, Home
 from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipeline_of
-from seclea.entities import Dataset, Entity, Model, RunStatus, new_uuid
-from seclea.entities import TrainingRun as TrainingRunEntity
+from seclea.entities import Dataset, Entity, RunStatus
 from seclea.errors import (
     AuthenticationError,
     PortalUnavailable,
@@ -82,7 +82,7 @@ class SecleaAI:
         resolved = load(project_root=Path(project_root) if project_root else None, arguments=arguments).settings
         if not resolved.project:
             raise UsageError("No project is named.", "Pass project_name, or set project in .seclearc.")
-        self.project = check_name("project", resolved.project, 250)
+        self.project = check_name("project", resolved.project, PROJECT_NAME)
         choice = home_directory()
         self.home = Home(choice.path)
         self.settings = resolved
@@ -226,7 +226,7 @@ class SecleaAI:
         name: str | None = None,
         *,
         params: Mapping[str, Any] | None = None,
-        datasets: Iterable[Dataset] = (),
+        datasets: Iterable[Any] | Mapping[str, Any] = (),
         model: Any = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> TrainingRun:
@@ -234,33 +234,123 @@ class SecleaAI:
 
         Args:
             name: "Training Run N" by default.
-            params: hyperparameters; anything that JSON can hold, and numpy values, dates, callables (by name).
-            datasets: what `upload_dataset` returned.
-            model: the model to be trained (or its name), for its class and framework.
+            params: hyperparameters; anything that JSON can hold, and numpy values, dates, callables (by name). By default
+                those of the model.
+            datasets: what `upload_dataset` returned, or the tables themselves: a list, or a dict by role ("train", "test",
+                "validation").
+            model: the model to be trained (or its name), for its class, framework, parameters and application type.
+        Raises:
+            UnknownDatasetError: a table that is no dataset of the project.
         """
-        line = self._line
+        plan = self._plan_run(name, params, named_datasets(datasets), model, metadata)
+        return self._open_run(plan)
+
+    def upload_training_run(
+        self,
+        model: Any,
+        train_dataset: Any,
+        test_dataset: Any = None,
+        validation_dataset: Any = None,
+        *,
+        name: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> TrainingRun:
+        """Record a training that is over: the fitted model as its final state, and the datasets that it used.
+
+        Args:
+            model: fitted; scikit-learn (pipelines too), xgboost, lightgbm, PyTorch or Keras.
+            train_dataset, test_dataset, validation_dataset: tables that were uploaded (found by their content), or what
+                `upload_dataset` returned.
+            name: "Training Run N" by default.
+            params: the model's own by default.
+            metrics: results as numbers, logged as one step.
+        Returns:
+            The run, which has ended.
+        Raises:
+            UnknownModelError: a model that cannot be stored, or is not fitted.
+            UnknownDatasetError: a table is no dataset of the project; says whether train, test or validation.
+        """
+        given = list(zip(ROLES, (train_dataset, test_dataset, validation_dataset), strict=True))
+        if train_dataset is None:
+            raise UsageError("A training run needs its train dataset.", "Pass train_dataset.")
+        used = [(role, data) for role, data in given if data is not None]
+        return self._upload_run(model, used, name, params, metrics, metadata)
+
+    def upload_training_run_split(
+        self,
+        model: Any,
+        X_train: Any,
+        y_train: Any,
+        X_test: Any = None,
+        y_test: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        *,
+        name: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> TrainingRun:
+        """`upload_training_run` for data in two parts, as `upload_dataset_split` recorded it.
+
+        Args:
+            X_train, X_test, X_val: DataFrames of shape (rows, features).
+            y_train, y_test, y_val: Series or DataFrames of the same rows.
+        """
+        parts = zip(ROLES, ((X_train, y_train), (X_test, y_test), (X_val, y_val)), strict=True)
+        used = [(role, Split(X, y)) for role, (X, y) in parts if role == "train" or X is not None or y is not None]
+        return self._upload_run(model, used, name, params, metrics, metadata)
+
+    def _upload_run(
+        self,
+        model: Any,
+        used: list[tuple[str, Any]],
+        name: str | None,
+        params: Mapping[str, Any] | None,
+        metrics: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> TrainingRun:
+        from seclea.client.snapshot.models import snapshot_model
+
+        plan = self._plan_run(name, params, used, model, metadata)
+        results = check_metrics(metrics) if metrics else None
+        self._line.wait_for_room()
+        taken = snapshot_model(model, self.home.incoming)
+        try:
+            run = self._open_run(plan)
+            if results:
+                run.log(results, step=0)
+            run._store_state(taken, None, True, {})
+        except BaseException:
+            taken.path.unlink(missing_ok=True)
+            raise
+        run.finish()
+        return run
+
+    def _plan_run(
+        self,
+        name: str | None,
+        params: Mapping[str, Any] | None,
+        datasets: list[tuple[str, Any]],
+        model: Any,
+        metadata: Mapping[str, Any] | None,
+    ) -> RunPlan:
+        """Everything that can be refused about a run, before anything of it is handed over."""
+        _ = self._line  # refuses a client that was terminated
         if name is not None:
-            check_name("training run", name, 250)
-        checked = check_params(params or {})
-        uuids = [_dataset_uuid(dataset) for dataset in ([datasets] if isinstance(datasets, Dataset) else datasets)]
-        run_uuid = new_uuid()
-        model_uuid = None
-        if model is not None:
-            entity = _model_entity(model)
-            line.store_entity(self._speaker, entity)
-            model_uuid = entity.uuid
-        run_entity = TrainingRunEntity(
-            uuid=run_uuid,
-            name=name or "",
-            model=model_uuid,
-            datasets=tuple(uuids),
-            params=checked,
-            metadata=check_params(metadata or {}, "metadata"),
-            started_ns=time.time_ns(),
-        )
+            check_name("training run", name, RUN_NAME)
+        own, extra = check_params(params or {}), check_params(metadata or {}, "metadata")
+        return plan_run(name, own, extra, used_datasets(self._known, datasets), model)
+
+    def _open_run(self, plan: RunPlan) -> TrainingRun:
+        line, run_uuid = self._line, plan.run.uuid
+        if plan.model is not None:
+            line.store_entity(self._speaker, plan.model)
         line.stream(self._speaker, run_uuid, launcher_rank())
-        line.store_entity(self._speaker, run_entity, run=run_uuid)
-        run = TrainingRun(self.home, self._speaker, run_uuid, name or "")
+        line.store_entity(self._speaker, plan.run, run=run_uuid)
+        run = TrainingRun(self.home, self._speaker, run_uuid, plan.run.name)
         self._runs = [*(one for one in self._runs if one._ended is None), run]
         return run
 
@@ -307,24 +397,6 @@ class SecleaAI:
                 # An error of ours must not hide the user's.
                 with contextlib.suppress(Exception) if kind is not None else contextlib.nullcontext():
                     run.finish(status)
-
-
-def _dataset_uuid(dataset: Any) -> str:
-    if isinstance(dataset, Dataset):
-        return dataset.uuid
-    raise UsageError(
-        f"datasets takes what upload_dataset returned, not {type(dataset).__name__}.",
-        "Upload it first: train = seclea.upload_dataset(df, name).",
-    )
-
-
-def _model_entity(model: Any) -> Entity:
-    from seclea.client.snapshot.models import describe_model  # loads nothing of the framework
-
-    if isinstance(model, str):
-        return Model(name=check_name("model", model, 100), framework="")
-    described = describe_model(model)
-    return Model(name=check_name("model", described.name, 100), framework=described.framework)
 
 
 _said: set[str] = set()

@@ -18,6 +18,7 @@ from seclea.records import MAX_KEYS
 from seclea.settings import Limits
 
 if TYPE_CHECKING:
+    from seclea.client.snapshot.models import ModelSnapshot
     from seclea.contract import Home
 
 _METRICS = int(FrameType.METRICS)
@@ -140,7 +141,11 @@ class TrainingRun:
         extra = check_params(metadata or {}, "metadata")
         step = None if step is None else check_step(step)
         self._pipeline.wait_for_room()
-        taken = snapshot_model(model, self._home.incoming)
+        return self._store_state(snapshot_model(model, self._home.incoming), step, final, extra)
+
+    def _store_state(
+        self, taken: ModelSnapshot, step: int | None, final: bool, metadata: Mapping[str, Any]
+    ) -> ModelState:
         state = ModelState(
             name=taken.model_name,
             training_run=self.uuid,
@@ -148,7 +153,7 @@ class TrainingRun:
             final_state=final,
             format=taken.format,
             framework=taken.framework,
-            metadata={**taken.metadata, **extra},
+            metadata={**taken.metadata, **metadata},
             created_ns=time.time_ns(),
             size=taken.size,
             sha256=taken.sha256,

@@ -14,6 +14,7 @@ from seclea.errors import MetricError, TooLargeError, UsageError
 # Lengths that portals accept (characters).
 DATASET_NAME = 256
 PROJECT_NAME = 250
+RUN_NAME = 250
 MODEL_NAME = 100
 FRAMEWORK_NAME = 100
 

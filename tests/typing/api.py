@@ -6,12 +6,16 @@ from typing import Any, assert_type
 import seclea as tracker
 from seclea import (
     AuthenticationError,
+    DatasetError,
     DatasetNotFoundError,
+    DatasetTransformation,
     MetricError,
     PortalUnavailable,
     SecleaAI,
     SecleaError,
     TrainingRun,
+    TransformationError,
+    UnknownDatasetError,
     UnknownModelError,
     UsageError,
 )
@@ -44,6 +48,26 @@ def a_job(frame: Any, model: Any, root: Path) -> None:
         seclea.complete(on_progress=lambda now: print(now.delivered))
         assert_type(seclea.status(), dict[str, Any])
         seclea.terminate()
+
+
+def with_lineage(raw: Any, clean: Any, X: Any, y: Any, model: Any, seclea: SecleaAI) -> None:
+    def impute(df: Any, value: float) -> Any:
+        return df.fillna(value)
+
+    steps = [
+        DatasetTransformation(impute, data_kwargs={"df": raw}, kwargs={"value": 0.0}, outputs=["df"]),
+        DatasetTransformation(lambda df: (df, df.y, 1), {"df": "inherit"}, outputs=["X", "y", None], split="train"),
+        DatasetTransformation(impute, {"df": clean}, reproduce=False),
+    ]
+    assert_type(seclea.upload_dataset(clean, "clean", {"index": None}, steps[:1]), Dataset)
+    train = seclea.upload_dataset_split(X, y, "train", transformations=steps)
+    assert_type(train.content_digest, str)
+    assert_type(seclea.upload_training_run(model, train, test_dataset=clean, metrics={"auc": 0.9}), TrainingRun)
+    seclea.upload_training_run_split(model, X, y, X, y, X_val=X, y_val=y, name="forest", params={"depth": 3})
+    seclea.start_training_run(datasets={"train": train, "test": clean})
+    missing: DatasetError = UnknownDatasetError("x")
+    differs: DatasetError = TransformationError("x", "look")
+    print(missing, differs)
 
 
 def at_a_portal() -> None:
@@ -82,5 +106,6 @@ def what_is_wrong_is_seen(run: TrainingRun, seclea: SecleaAI) -> None:
     run.log({"loss": 0.31}, step=1.5)  # type: ignore[arg-type]
     run.finish(status=3)  # type: ignore[arg-type]
     seclea.upload_dataset("claims.csv")  # type: ignore[call-arg]
-    seclea.start_training_run(datasets=["claims"])  # type: ignore[list-item]
+    DatasetTransformation(print)  # type: ignore[call-arg]
+    seclea.upload_dataset(1, "x", transformations=[print])  # type: ignore[list-item]
     tracker.no_such_name  # type: ignore[attr-defined]  # noqa: B018
