@@ -115,7 +115,7 @@ def _classifier(model: Any, by_data: str) -> str:
     if classes is None:
         return _one_of(CLASSIFICATION, by_data)
     binarizer = getattr(model, "label_binarizer_", None) or getattr(model, "_label_binarizer", None)
-    if getattr(model, "multilabel_", False) is True or "multilabel" in str(getattr(binarizer, "y_type_", "")):
+    if "multilabel" in str(getattr(binarizer, "y_type_", "")):
         return "multilabel"
     if isinstance(classes, list | tuple) and len(classes) and hasattr(classes[0], "__len__"):
         return _by_classes(len(classes[0])) if len(classes) == 1 else "multioutput"
@@ -166,7 +166,7 @@ def _xgboost(model: Any, base: type, by_data: str) -> str:
         return "multilabel" if outputs > 1 else "binary"
     if family == "multi":
         return _by_classes(int(sizes["num_class"]))
-    if kind == "classifier":  # with an objective of the user's own, which the booster does not know
+    if kind == "classifier":  # with an objective of regression
         return _by_classes(int(model.n_classes_))
     if family in ("reg", "count", "survival"):
         return REGRESSION[outputs > 1]

@@ -104,6 +104,9 @@ def _plain(value: Any, depth: int) -> Any:
             return value
         what = f"{qualified_name(type(value))} of shape {tuple(shape)}"
         return f"{what}, {value.dtype}" if hasattr(value, "dtype") else what
+    if package(type(value)) == "scipy" and hasattr(value, "dist"):  # what a random search draws from
+        given = [*map(repr, value.args), *(f"{name}={item!r}" for name, item in value.kwds.items())]
+        return f"scipy.stats.{value.dist.name}({', '.join(given)})"[:_MAX_REPR]
     if package(type(value)) == "sklearn":  # splitters and the like: their repr is their parameters
         return repr(value)[:_MAX_REPR]
     return qualified_name(type(value))

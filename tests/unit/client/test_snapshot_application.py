@@ -93,6 +93,7 @@ def test_where_the_model_cannot_say_the_outputs_of_the_data_do(model, outputs_in
         (lambda: ranker(lightgbm.LGBMRanker, verbose=-1), "unknown"),
         (lambda: ranker(xgboost.XGBRanker), "unknown"),
         (lambda: xgboost.XGBClassifier(n_estimators=1, objective=squares).fit(X, Y > 0), "binary"),
+        (lambda: xgboost.XGBClassifier(n_estimators=1, objective="reg:logistic").fit(X, Y > 0), "binary"),
         (lambda: lightgbm.train({"verbose": -1, "objective": light_squares}, lightgbm.Dataset(X, Y > 0), 1), "unknown"),
     ],
 )

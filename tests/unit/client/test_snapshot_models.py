@@ -366,6 +366,7 @@ def test_training_that_stopped_early_predicts_the_same_from_the_file(tmp_path):
         30,
         valid_sets=[lightgbm.Dataset(X, other, reference=train)],
         callbacks=[lightgbm.early_stopping(3, verbose=False)],
+        keep_training_booster=True,  # else it drops what came after the best by itself
     )
     for model, best in ((gradient, gradient.best_iteration), (light, light.best_iteration)):
         snapshot = snapshot_model(model, tmp_path)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import KFold
 
@@ -56,6 +57,7 @@ def test_nan_and_small_arrays_stay_values():
         (functools.partial(math.hypot, 1), "functools.partial(math.hypot)"),
         (Kernel(), f"{__name__}.Kernel"),
         (KFold(3), "KFold(n_splits=3, random_state=None, shuffle=False)"),
+        (stats.uniform(0, scale=2), "scipy.stats.uniform(0, scale=2)"),
         (object(), "builtins.object"),
         (np.zeros((1000, 2)), "numpy.ndarray of shape (1000, 2), float64"),
         (pd.DataFrame({"a": range(3)}), "pandas.DataFrame of shape (3, 1)"),
