@@ -210,6 +210,8 @@ class Api:
             outcome = check_receipt(outcome, record)
         else:
             outcome, reply = self._send_base(record, lookup.scope, organization, references, read_chunk)
+        if outcome.verdict is Verdict.MISSING:
+            return _for_good(record, outcome)
         if outcome.verdict is not Verdict.REFUSED or reply is None:
             return outcome
         is_there = is_duplicate(reply.status, json_of(reply), text_of(reply))
@@ -303,6 +305,19 @@ class Api:
 
 def _kept_locally(record: Record) -> Outcome:
     return Outcome(Verdict.KEPT_LOCALLY, detail=f"the portal has no place for {record.kind}")
+
+
+def _for_good(record: Record, outcome: Outcome) -> Outcome:
+    """A parent that the client named by its digest only, because the portal did not answer then: nobody here will send it."""
+    if record.kind not in (RecordKind.DATASET, RecordKind.TRAINING_RUN):
+        return outcome
+    body = json.loads(record.body)
+    named = {body.get("parent_hash"), *(one for one in body.get("datasets", ()) if "-" not in one)}
+    unknown = [digest for digest in outcome.missing if digest in named]
+    if not unknown:
+        return outcome
+    what = f"the portal has no dataset {unknown[0]}, which this {record.kind.replace('_', ' ')} names"
+    return Outcome(Verdict.REFUSED, outcome.status, f"{what}: upload that one, and then this one again")
 
 
 def _create_path(record: Record) -> str:

@@ -179,7 +179,12 @@ def test_what_is_no_table_is_refused_by_its_type(client: SecleaAI) -> None:
 
 
 def test_a_run_takes_datasets_and_nothing_else(client: SecleaAI) -> None:
-    refused(UsageError, lambda: client.start_training_run(datasets=["Claims"]), "'Claims', not a", "upload_dataset(df, name)")
+    refused(
+        UsageError,
+        lambda: client.start_training_run(datasets=["Claims"]),
+        "'Claims', not a",
+        "upload_dataset(df, name)",
+    )
     refused(UsageError, lambda: client.start_training_run(datasets="Claims"), "not str", "datasets=[train]")
     refused(UsageError, lambda: client.start_training_run(datasets={"tran": 1}), "no 'tran' dataset", "'train'")
     refused(UsageError, lambda: client.start_training_run(datasets=[3]), "cannot be a builtins.int")
