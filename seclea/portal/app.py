@@ -16,7 +16,18 @@ from starlette.staticfiles import StaticFiles
 from seclea.portal.config import PortalConfig
 from seclea.portal.context import Portal
 from seclea.portal.replies import Refusal, already_exists, json_reply
-from seclea.portal.routes import auth, chunks, collection, content, internal, organization, pages, receipts, streams
+from seclea.portal.routes import (
+    auth,
+    chunks,
+    collection,
+    content,
+    internal,
+    lineage,
+    organization,
+    pages,
+    receipts,
+    streams,
+)
 
 logger = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
@@ -29,7 +40,7 @@ def create_app(config: PortalConfig) -> FastAPI:
     """
     app = FastAPI(title="seclea portal", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.portal = Portal(config)
-    for module in (organization, auth, streams, content, receipts, chunks, collection, internal, pages):
+    for module in (organization, auth, streams, content, receipts, lineage, chunks, collection, internal, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(Refusal, _refused)

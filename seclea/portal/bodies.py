@@ -25,7 +25,9 @@ from seclea.portal.config import Limits
 from seclea.portal.replies import Refusal, bad
 
 ENCODINGS = ("gzip", "identity")
-JSON_FIELDS = frozenset({"metadata", "params", "datasets", "details", "chunks"})  # JSON text where they come in a form
+JSON_FIELDS = frozenset(  # JSON text where they come in a form
+    {"metadata", "params", "datasets", "dataset_roles", "inputs", "details", "chunks"}
+)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 INT64 = 2**63 - 1

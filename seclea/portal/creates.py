@@ -34,6 +34,7 @@ from seclea.portal.objects import (
     Collection,
     Row,
     find_row,
+    inputs_of_transformations,
     show_row,
 )
 from seclea.portal.replies import Refusal, already_exists, bad, missing_parent
@@ -48,13 +49,16 @@ from seclea.portal.tables import (
     projects,
     training_run_datasets,
     training_runs,
+    transformation_inputs,
 )
 
 Fields = Mapping[str, Any]
 NAME = 250  # characters of names for which existing portals set no other limit
 FRAMEWORK = 100
 FORMAT = 100
+IN_A_CREATE = 1000  # datasets that one run or transformation may name
 IN_LIST = 500  # values per IN (...): engines limit their number
+ROLES = ("train", "test", "validation")  # of a dataset in a run
 RUNNING = str(RunStatus.RUNNING)
 UNKNOWN = "unknown"  # a base client's run: nobody will say when it ends
 
@@ -293,12 +297,27 @@ def _dataset_by_hash(connection: Connection, project_id: int, digest: str) -> Ro
     return row
 
 
-_TRANSFORMATION_FIELDS = frozenset({"uuid", "dataset", "name", "code_raw", "code_encoded", "order", "organization"})
+_TRANSFORMATION_FIELDS = frozenset(
+    {"uuid", "dataset", "inputs", "name", "code_raw", "code_encoded", "order", "organization"}
+)
+
+
+def _inputs(fields: Fields) -> list[str]:
+    """The uuids of the datasets that a transformation was given, the primary parent first."""
+    named = fields.get("inputs")
+    if named is None or named == "":
+        return []
+    if not isinstance(named, list) or len(named) > IN_A_CREATE:
+        raise bad(f"inputs is no list of at most {IN_A_CREATE} uuids.", field="inputs")
+    if not all(isinstance(item, str) and is_uuid(item.lower()) for item in named):
+        raise bad("inputs is no list of uuids.", field="inputs")
+    return [item.lower() for item in named]
 
 
 def transformation(organization: Organization, fields: Fields) -> Effect:
     """Make a dataset transformation. The code is text and stays text."""
     of_dataset = str(uuid_field(fields, "dataset"))
+    named = _inputs(fields)
     rest = {name: value for name, value in fields.items() if name not in _TRANSFORMATION_FIELDS}
     values = {
         "uuid": uuid_field(fields, "uuid", required=False) or new_uuid(),
@@ -311,10 +330,34 @@ def transformation(organization: Organization, fields: Fields) -> Effect:
 
     def effect(connection: Connection) -> Effected:
         of = _parent(connection, DATASETS, organization, of_dataset)
-        made = _make(connection, TRANSFORMATIONS, organization, {**values, "dataset_id": of["id"]}, dataset=of["uuid"])
-        return Effected(made[1])
+        given = [_parent(connection, DATASETS, organization, item) for item in named]
+        row_id, made = _make(
+            connection, TRANSFORMATIONS, organization, {**values, "dataset_id": of["id"]}, dataset=of["uuid"]
+        )
+        if given:
+            connection.execute(
+                insert(transformation_inputs),
+                [
+                    {"transformation_id": row_id, "position": position, "dataset_id": row["id"]}
+                    for position, row in enumerate(given)
+                ],
+            )
+        made["inputs"] = inputs_of_transformations(connection, [row_id]).get(row_id, [])
+        return Effected(made)
 
     return effect
+
+
+def _roles(fields: Fields, count: int) -> list[str | None]:
+    """What each dataset of a run was for; None where nobody said."""
+    roles = fields.get("dataset_roles")
+    if roles is None or roles == "":
+        return [None] * count
+    if not isinstance(roles, list) or len(roles) != count:
+        raise bad("dataset_roles is no list with one role for each of datasets.", field="dataset_roles")
+    if not all(role is None or (isinstance(role, str) and role in ROLES) for role in roles):
+        raise bad(f"dataset_roles: a role is one of {', '.join(ROLES)}, or null.", field="dataset_roles")
+    return list(roles)
 
 
 def training_run(organization: Organization, fields: Fields, *, opens_stream: bool = False) -> Effect:
@@ -322,8 +365,11 @@ def training_run(organization: Organization, fields: Fields, *, opens_stream: bo
     in_project = str(uuid_field(fields, "project"))
     of_model = uuid_field(fields, "model", required=False)
     named = fields.get("datasets") or []
-    if not isinstance(named, list) or len(named) > 1000 or not all(isinstance(item, str) and item for item in named):
+    if not isinstance(named, list) or len(named) > IN_A_CREATE:
+        raise bad(f"datasets is no list of at most {IN_A_CREATE} uuids (or hashes).", field="datasets")
+    if not all(isinstance(item, str) and item for item in named):
         raise bad("datasets is no list of uuids (or hashes).", field="datasets")
+    roles = _roles(fields, len(named))
     values = {
         "uuid": uuid_field(fields, "uuid", required=False) or new_uuid(),
         "name": text_field(fields, "name", NAME),
@@ -356,11 +402,12 @@ def training_run(organization: Organization, fields: Fields, *, opens_stream: bo
             connection.execute(
                 insert(training_run_datasets),
                 [
-                    {"training_run_id": row_id, "position": position, "dataset_id": row["id"]}
-                    for position, row in enumerate(used)
+                    {"training_run_id": row_id, "position": position, "dataset_id": row["id"], "role": role or ""}
+                    for position, (row, role) in enumerate(zip(used, roles, strict=True))
                 ],
             )
         made["datasets"] = [row["uuid"] for row in used]
+        made["dataset_roles"] = roles
         return Effected(made, row_id if opens_stream else None)
 
     return effect

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, and_, bindparam, exists, or_, select
 
 from seclea.entities import Kind
-from seclea.portal.bodies import INT64, int_field, is_uuid
+from seclea.portal.bodies import INT64, bool_field, int_field, is_uuid
 from seclea.portal.replies import bad
 from seclea.portal.tables import (
     aliases,
@@ -26,6 +26,7 @@ from seclea.portal.tables import (
     projects,
     training_run_datasets,
     training_runs,
+    transformation_inputs,
 )
 
 Row = Mapping[Any, Any]  # a row by column names
@@ -50,6 +51,10 @@ def _equals(column: Any) -> Callable[[str], Any]:
 
 def _whole(column: Any) -> Callable[[str], Any]:
     return lambda value: column == int_field({column.name: value}, column.name, low=-INT64)
+
+
+def _yes_or_no(column: Any) -> Callable[[str], Any]:
+    return lambda value: column.is_(bool_field({column.name: value}, column.name))
 
 
 def _reference(kind: str, column: Any, table: Table) -> Callable[[str], Any]:
@@ -93,6 +98,7 @@ def _show_dataset(row: Row) -> dict[str, Any]:
 def _show_transformation(row: Row) -> dict[str, Any]:
     details = json.loads(row["details"])
     known = _show_common(row, "dataset", "name", "code_raw", "code_encoded", "order", "created_ns")
+    known["inputs"] = []  # `_with_lists` says which
     return {**{name: value for name, value in details.items() if name not in known}, **known}
 
 
@@ -154,6 +160,7 @@ DATASETS = Collection(
         "hash": _equals(datasets.c.hash),
         "name": _equals(datasets.c.name),
         "parent": _reference("parent", datasets.c.parent_id, datasets),
+        "intermediate": _yes_or_no(datasets.c.intermediate),
     },
     _show_dataset,
 )
@@ -170,6 +177,15 @@ def _of_run(value: str) -> Any:
     )
 
 
+def _of_input(value: str) -> Any:
+    """The transformations that were given a dataset; where a base client named none, that is the parent."""
+    inner, own = transformation_inputs.c, dataset_transformations.c
+    named = _reference("input", inner.dataset_id, datasets)(value)
+    parent = _reference("input", datasets.c.parent_id, datasets)(value)
+    names_some = exists().where(inner.transformation_id == own.id)
+    return or_(exists().where(and_(inner.transformation_id == own.id, named)), and_(~names_some, parent))
+
+
 TRANSFORMATIONS = Collection(
     Kind.DATASET_TRANSFORMATION,
     "dataset-transformations",
@@ -179,6 +195,7 @@ TRANSFORMATIONS = Collection(
     ),
     {
         "dataset": _reference("dataset", dataset_transformations.c.dataset_id, datasets),
+        "input": _of_input,
         "training_run": _of_run,
         "name": _equals(dataset_transformations.c.name),
         "project": _reference("project", datasets.c.project_id, projects),
@@ -265,7 +282,7 @@ def show_one(connection: Connection, collection: Collection, scope: Sequence[int
 def show_row(connection: Connection, collection: Collection, row_id: int) -> dict[str, Any]:
     """The object as JSON, by row id."""
     row = connection.execute(collection.query.where(collection.table.c.id == row_id)).mappings().one()
-    return _with_datasets(connection, collection, [row])[0]
+    return _with_lists(connection, collection, [row])[0]
 
 
 def show_list(
@@ -287,27 +304,58 @@ def show_list(
     statement = statement.order_by(table.c.id.desc() if newest_first else table.c.id).limit(limit + 1)
     rows = connection.execute(statement).mappings().all()
     following = rows[limit - 1]["id"] if len(rows) > limit else None
-    return _with_datasets(connection, collection, rows[:limit]), following
+    return _with_lists(connection, collection, rows[:limit]), following
 
 
-def _with_datasets(connection: Connection, collection: Collection, rows: Sequence[Any]) -> list[dict[str, Any]]:
+def _with_lists(connection: Connection, collection: Collection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     shown = [collection.show(row) for row in rows]
+    row_ids = [row["id"] for row in rows]
     if collection is TRAINING_RUNS:
-        of_run = datasets_of_runs(connection, [row["id"] for row in rows])
-        for item, row in zip(shown, rows, strict=True):
-            item["datasets"] = of_run.get(row["id"], [])
+        of_run = datasets_of_runs(connection, row_ids)
+        for item, row_id in zip(shown, row_ids, strict=True):
+            used = of_run.get(row_id, [])
+            item["datasets"] = [uuid for uuid, _ in used]
+            item["dataset_roles"] = [role for _, role in used]
+    if collection is TRANSFORMATIONS:
+        of_step = inputs_of_transformations(connection, row_ids)
+        for item, row_id in zip(shown, row_ids, strict=True):
+            item["inputs"] = of_step.get(row_id, [])
     return shown
 
 
-def datasets_of_runs(connection: Connection, run_ids: Iterable[int]) -> dict[int, list[str]]:
-    """The uuids of each run's datasets, in their order."""
+def datasets_of_runs(connection: Connection, run_ids: Iterable[int]) -> dict[int, list[tuple[str, str | None]]]:
+    """The uuids of each run's datasets with their roles, in their order."""
     rows = connection.execute(
-        select(training_run_datasets.c.training_run_id, datasets.c.uuid)
+        select(training_run_datasets.c.training_run_id, datasets.c.uuid, training_run_datasets.c.role)
         .join(datasets, datasets.c.id == training_run_datasets.c.dataset_id)
         .where(training_run_datasets.c.training_run_id.in_(list(run_ids)))
         .order_by(training_run_datasets.c.training_run_id, training_run_datasets.c.position)
     )
-    of_run: dict[int, list[str]] = {}
-    for run_id, uuid in rows:
-        of_run.setdefault(run_id, []).append(uuid)
+    of_run: dict[int, list[tuple[str, str | None]]] = {}
+    for run_id, uuid, role in rows:
+        of_run.setdefault(run_id, []).append((uuid, role or None))
     return of_run
+
+
+def inputs_of_transformations(connection: Connection, row_ids: Iterable[int]) -> dict[int, list[str]]:
+    """The uuids of each transformation's inputs, in their order; the dataset's parent where none were named."""
+    wanted = list(row_ids)
+    of_step: dict[int, list[str]] = {}
+    named = (
+        select(transformation_inputs.c.transformation_id, datasets.c.uuid)
+        .join(datasets, datasets.c.id == transformation_inputs.c.dataset_id)
+        .where(transformation_inputs.c.transformation_id.in_(wanted))
+        .order_by(transformation_inputs.c.transformation_id, transformation_inputs.c.position)
+    )
+    for step_id, uuid in connection.execute(named):
+        of_step.setdefault(step_id, []).append(uuid)
+    if left := [row_id for row_id in wanted if row_id not in of_step]:
+        own = dataset_transformations.c
+        parents = (
+            select(own.id, _parents.c.uuid)
+            .join(datasets, datasets.c.id == own.dataset_id)
+            .join(_parents, _parents.c.id == datasets.c.parent_id)
+            .where(own.id.in_(left))
+        )
+        of_step.update({step_id: [uuid] for step_id, uuid in connection.execute(parents)})
+    return of_step

@@ -207,6 +207,16 @@ dataset_transformations = Table(
     Index(None, "dataset_id"),
 )
 
+transformation_inputs = Table(  # the primary parent first; a base client's transformation has none here
+    "transformation_inputs",
+    metadata,
+    _reference("transformation_id", "dataset_transformations"),
+    Column("position", Integer, nullable=False),
+    _reference("dataset_id", "datasets"),
+    PrimaryKeyConstraint("transformation_id", "position"),
+    Index(None, "dataset_id"),
+)
+
 training_runs = Table(
     "training_runs",
     metadata,
@@ -233,6 +243,7 @@ training_run_datasets = Table(
     _reference("training_run_id", "training_runs"),
     Column("position", Integer, nullable=False),
     _reference("dataset_id", "datasets"),
+    Column("role", Text, nullable=False, server_default=""),  # train, test, validation; empty: nobody said
     PrimaryKeyConstraint("training_run_id", "position"),
     Index(None, "dataset_id"),
 )

@@ -297,6 +297,7 @@ def test_unknown_addresses_and_methods_answer_in_json(client: Session) -> None:
 def test_capabilities_need_no_login(portal: PortalServer) -> None:
     told = portal.tcp().get("/api/capabilities").json()
     assert told["version"] == "1"
-    assert {"chunks", "metrics", "receipts", "streams", "tombstones", "finish", "content"} <= set(told["extensions"])
+    named = {"chunks", "metrics", "receipts", "streams", "tombstones", "finish", "content", "lineage"}
+    assert named <= set(told["extensions"])
     assert told["encodings"] == ["gzip", "identity"]
     assert set(told["limits"]) == {"body_bytes", "chunk_bytes", "chunks"}

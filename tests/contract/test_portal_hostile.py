@@ -40,11 +40,11 @@ FIELDS = [
     "parent_hash", "chunks", "size", "sha256", "datasets", "model", "params", "training_run", "sequence_num",
     "step", "final_state", "format", "dataset", "order", "code_raw", "kind", "count", "reason", "stands_for",
     "status", "streams", "started_ns", "created_ns", "username", "password", "intermediate", "finished_ns",
-    "detail",
+    "detail", "inputs", "dataset_roles", "details",
 ]  # fmt: skip
 QUERIES = [
     "organization", "project", "name", "limit", "cursor", "sequence_num", "training_run", "hash", "parent", "model", "key",
-    "points", "stream", "next", "code",
+    "points", "stream", "next", "code", "dataset", "model_state", "direction", "input", "intermediate",
 ]  # fmt: skip
 
 

@@ -28,7 +28,8 @@ SECRET = b"a table that only one of them has"
 def fill(session: Session, name: str) -> Side:
     organization = session.get("/organization/").json()[0]["uuid"]
     stream = Stream(session, organization)
-    made = {kind: str(uuid.uuid4()) for kind in ("projects", "models", "datasets", "training-runs", "model-states")}
+    kinds = ("projects", "models", "datasets", "dataset-transformations", "training-runs", "model-states")
+    made = {kind: str(uuid.uuid4()) for kind in kinds}
 
     def send(lane: str, kind: str, path: str, body: dict[str, object]) -> None:
         reply = stream.send(lane, kind, f"/collection/{path}", {"uuid": made[path], **body})
@@ -39,6 +40,8 @@ def fill(session: Session, name: str) -> Side:
     send("ordered", "model", "models", {**in_project, "name": "m", "framework": "f"})
     payload = upload(session, organization, SECRET + name.encode())
     send("bulk", "dataset", "datasets", {**in_project, "name": "d", "hash": name, "metadata": {}, **payload})
+    step = {"dataset": made["datasets"], "inputs": [made["datasets"]], "name": "s"}
+    send("ordered", "dataset_transformation", "dataset-transformations", step)
     run = {"name": "r", "model": made["models"], "datasets": [made["datasets"]], "params": {}, "started_ns": 1}
     send("ordered", "training_run", "training-runs", {**in_project, **run})
     state = {"training_run": made["training-runs"], "sequence_num": 0, **payload}
@@ -79,6 +82,10 @@ def test_curves_contents_receipts_and_pages_of_the_other_are_not_found(
         f"/collection/training-runs/{run}/metric-keys",
         f"/collection/datasets/{theirs.objects['datasets']}/content",
         f"/collection/model-states/{theirs.objects['model-states']}/content",
+        f"/collection/lineage?training_run={run}",
+        f"/collection/lineage?dataset={theirs.objects['datasets']}",
+        f"/collection/lineage?model_state={theirs.objects['model-states']}",
+        f"/collection/lineage?project={theirs.objects['projects']}",
         f"/runs/{run}",
         f"/projects/{theirs.objects['projects']}",
         f"/datasets/{theirs.objects['datasets']}",
@@ -112,6 +119,7 @@ def test_nothing_can_be_hung_below_an_object_of_the_other(sides: tuple[Side, Sid
             {"project": own["projects"], "training_run": foreign["training-runs"], "sequence_num": 9, **payload},
         ),
         ("dataset-transformations", {"name": "n", "dataset": foreign["datasets"]}),
+        ("dataset-transformations", {"name": "n", "dataset": own["datasets"], "inputs": [foreign["datasets"]]}),
         (f"training-runs/{foreign['training-runs']}/finish", {"status": "failed"}),
     ):
         reply = ours.session.post(f"/collection/{path}{address}", json=body)

@@ -11,7 +11,7 @@ from seclea.portal.context import authenticate, portal_of
 from seclea.portal.replies import json_reply
 
 router = APIRouter()
-EXTENSIONS = ("chunks", "metrics", "receipts", "streams", "tombstones", "finish", "content")
+EXTENSIONS = ("chunks", "metrics", "receipts", "streams", "tombstones", "finish", "content", "lineage")
 
 
 @router.get("/api/capabilities")
