@@ -14,7 +14,7 @@ from typing import Any
 from seclea.client.snapshot import sklearn_models
 from seclea.client.snapshot.files import PayloadFile, Stored
 from seclea.client.snapshot.frameworks import identity
-from seclea.client.snapshot.parameters import asked, cause, plain, shortest
+from seclea.client.snapshot.parameters import cause, plain, shortest
 from seclea.errors import UnknownModelError
 
 _NO_TREES = "Train it first: a booster without a round has nothing to record."
@@ -39,7 +39,7 @@ def xgboost_parameters(model: Any, base: type) -> Mapping[Any, Any]:
     if not is_booster(base):
         params = sklearn_models.parameters_of(model)
         return {name: value for name, value in params.items() if value is not None}
-    return asked(lambda: _booster_parameters(model))
+    return _booster_parameters(model)
 
 
 def xgboost_learner(model: Any, base: type) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def store_xgboost(model: Any, base: type, directory: str | os.PathLike[str]) -> 
 
 def lightgbm_parameters(model: Any, base: type) -> Mapping[Any, Any]:
     """A booster's ``params``, or a wrapper's ``get_params``."""
-    return asked(lambda: model.params) if is_booster(base) else sklearn_models.parameters_of(model)
+    return dict(model.params) if is_booster(base) else sklearn_models.parameters_of(model)
 
 
 def store_lightgbm(model: Any, base: type, directory: str | os.PathLike[str]) -> Stored:

@@ -14,7 +14,7 @@ from typing import Any
 from seclea.client.snapshot import boosters, keras_models, sklearn_models, torch_models
 from seclea.client.snapshot.files import Stored
 from seclea.client.snapshot.frameworks import ancestor, qualified_name, version
-from seclea.client.snapshot.parameters import parameters
+from seclea.client.snapshot.parameters import asked, parameters
 from seclea.client.snapshot.torch_state import is_state
 from seclea.errors import UnknownModelError
 
@@ -79,7 +79,7 @@ def describe_model(model: Any) -> ModelDescription:
         framework=framework,
         qualified_name=qualified_name(type(model)),
         framework_version=version(base),
-        params=parameters(_parameters(model, framework, base)),
+        params=parameters(asked(lambda: _parameters(model, framework, base))),
     )
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from seclea.client.snapshot.files import PayloadFile, Stored
 from seclea.client.snapshot.frameworks import identity
-from seclea.client.snapshot.parameters import asked
 from seclea.errors import UnknownModelError
 
 
 def parameters_of(model: Any) -> Mapping[Any, Any]:
     """What ``get_params`` answers: of the estimator and, as "step__name", of those in it."""
-    return asked(lambda: model.get_params(deep=True))
+    return dict(model.get_params(deep=True))
 
 
 def store(model: Any, base: type, directory: str | os.PathLike[str]) -> Stored:

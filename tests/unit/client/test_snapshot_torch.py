@@ -294,3 +294,11 @@ def test_a_lazy_module_is_described_and_refused_until_its_first_call(tmp_path):
     )
     model(torch.ones(1, 3))
     assert snapshot_model(model, tmp_path).metadata["tensors"] == 4
+
+
+def test_a_module_that_cannot_be_counted_is_described_all_the_same():
+    class Odd(torch.nn.Module):
+        def named_parameters(self, *args, **kwargs):
+            raise RuntimeError("not today")
+
+    assert describe_model(Odd()).params == {"unavailable": "RuntimeError: not today"}
