@@ -67,6 +67,9 @@ def _with_category(field: Any, categorical: frozenset[str]) -> Any:
     return field.with_metadata({**(field.metadata or {}), **CATEGORICAL}) if field.name in categorical else field
 
 
+_NO_PARAMETERS = ("arrow.bool8", "arrow.json", "arrow.uuid")  # Arrow's own; pyarrow does not show what the others have
+
+
 def canonical_type(field: Any) -> str:
     """The type's name in the digest.
 
@@ -76,17 +79,28 @@ def canonical_type(field: Any) -> str:
     import pyarrow as pa
 
     metadata = field.metadata or {}
-    if isinstance(field.type, pa.ExtensionType | pa.BaseExtensionType):
+    if isinstance(field.type, pa.BaseExtensionType):
         kind = field.type
-        parameters = kind.__arrow_ext_serialize__() if hasattr(kind, "__arrow_ext_serialize__") else b""
-        return f"extension({json.dumps(kind.extension_name)}:{parameters.hex()}:{_type_name(kind.storage_type)})"
+        serialize = getattr(kind, "__arrow_ext_serialize__", None)
+        return _extension(kind.extension_name, serialize() if serialize else b"", kind.storage_type)
     if b"ARROW:extension:name" in metadata:  # not registered here, so only its storage arrived
         name = metadata[b"ARROW:extension:name"].decode()
-        parameters = metadata.get(b"ARROW:extension:metadata", b"")
-        return f"extension({json.dumps(name)}:{parameters.hex()}:{_type_name(field.type)})"
+        return _extension(name, metadata.get(b"ARROW:extension:metadata", b""), field.type)
     if metadata.get(b"seclea.type") == b"categorical" and not pa.types.is_dictionary(field.type):
         return f"categorical({_type_name(field.type)})"
     return _type_name(field.type)
+
+
+def _extension(name: str, parameters: bytes, storage: Any) -> str:
+    if name.startswith("arrow."):
+        if name not in _NO_PARAMETERS:
+            raise NotImplementedError(name)
+        parameters = b""
+    return f"extension({_quoted(name)}:{parameters.hex()}:{_type_name(storage)})"
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def _type_name(kind: Any) -> str:
@@ -116,12 +130,11 @@ def _type_name(kind: Any) -> str:
     if is_a.is_dictionary(kind):
         return f"categorical({_type_name(kind.value_type)})"
     if is_a.is_map(kind):
-        return f'list(struct("key":{_type_name(kind.key_type)},"value":{_type_name(kind.item_type)}))'
+        return f'list(struct("key":{canonical_type(kind.key_field)},"value":{canonical_type(kind.item_field)}))'
     if _is_list(kind):
-        return f"list({_type_name(kind.value_type)})"
+        return f"list({canonical_type(kind.value_field)})"
     if is_a.is_struct(kind):
-        parts = (f"{json.dumps(part.name, ensure_ascii=False)}:{_type_name(part.type)}" for part in kind)
-        return f"struct({','.join(parts)})"
+        return f"struct({','.join(f'{_quoted(part.name)}:{canonical_type(part)}' for part in kind)})"
     raise NotImplementedError(str(kind))
 
 
@@ -135,15 +148,17 @@ def plain(column: Any) -> Any:
     import pyarrow.compute as pc
 
     kind = column.type
-    if isinstance(kind, pa.ExtensionType | pa.BaseExtensionType):
+    if isinstance(kind, pa.BaseExtensionType):
         return plain(chunked([chunk.storage for chunk in column.chunks], kind.storage_type))
     if pa.types.is_dictionary(kind):
         return plain(pc.cast(column, kind.value_type))
     if pa.types.is_map(kind):
         return chunked([_map_as_list(chunk) for chunk in column.chunks], _map_list_type(kind))
-    name = _type_name(kind)
-    if name.startswith("list("):
+    if _is_list(kind):
         return pc.cast(column, pa.large_list(kind.value_type))
+    if pa.types.is_struct(kind):
+        return column
+    name = _type_name(kind)
     if name.startswith("decimal("):
         return pc.cast(column, pa.decimal256(kind.precision, kind.scale))
     one = {"string": pa.large_string(), "binary": pa.large_binary(), "bool": pa.uint8()}

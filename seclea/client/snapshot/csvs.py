@@ -29,10 +29,11 @@ Paths = Sequence[str | os.PathLike[str]]
 
 @dataclass(frozen=True, slots=True)
 class CopiedCsv:
-    """What was copied: names of the columns, whether a quote occurs anywhere, and what to call it in messages."""
+    """What was copied: names of the columns, whether a quote and a "0x" occur anywhere, and what to call it in messages."""
 
     columns: list[str]
     quoted: bool
+    hexadecimal: bool
     shown: str
 
 
@@ -54,7 +55,7 @@ def copy_csv(paths: Paths, target: PayloadFile) -> CopiedCsv:
             f"Read it with pandas.read_csv(path, sep={mark!r}) and upload the DataFrame.",
         )
     shown = copies[0].shown + (f" (with {len(paths) - 1} more)" if len(paths) > 1 else "")
-    return CopiedCsv(columns, any(copy.quoted for copy in copies), shown)
+    return CopiedCsv(columns, any(copy.quoted for copy in copies), any(copy.hexadecimal for copy in copies), shown)
 
 
 class _Copy:
@@ -64,6 +65,7 @@ class _Copy:
         self.path = path
         self.shown = os.fspath(path)
         self.quoted = False
+        self.hexadecimal = False
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._checked = 0
         if not isinstance(self.shown, str):
@@ -74,7 +76,10 @@ class _Copy:
         with self._open() as source:
             before = os.fstat(source.fileno())
             header = self._header(source)
-            names = next(csv.reader([header.decode("utf-8-sig").strip("\r\n")]), [])
+            try:
+                names = next(csv.reader([header.decode("utf-8-sig").strip("\r\n")]), [])
+            except csv.Error:  # a quote inside a name, a line of spaces before the names, ...
+                raise _no_header(self.shown) from None
             if columns is not None and names != columns:
                 raise self._other_columns(columns, names)
             last = b"\n"
@@ -140,6 +145,8 @@ class _Copy:
             raise self._not_utf8(self._checked - pending + error.start) from None
         self._checked += len(block)
         self.quoted = self.quoted or b'"' in block
+        # A block may end between the two characters.
+        self.hexadecimal = self.hexadecimal or bool(re.search(b"^[xX]|0[xX]", block))
 
     def _not_utf8(self, offset: int) -> DatasetError:
         return DatasetError(
@@ -155,6 +162,10 @@ class _Copy:
         return DatasetError(f"{self.shown} has other columns than the first file: it {difference}.")
 
 
+def _no_header(shown: str) -> DatasetError:
+    return DatasetError(f"The header of {shown} cannot be read.", "Write the names on one line, by commas.")
+
+
 def read_csv(path: Path, copied: CopiedCsv) -> Any:
     """The copy as a `pyarrow.Table`.
 
@@ -163,20 +174,25 @@ def read_csv(path: Path, copied: CopiedCsv) -> Any:
     """
     import pyarrow as pa
 
+    def is_doubtful(kind: Any) -> bool:
+        # Dates stay text, as in pandas: whether a text is one is not for a digest to guess. And Arrow takes 0x1F for 31.
+        return bool(pa.types.is_temporal(kind) or (copied.hexadecimal and pa.types.is_integer(kind)))
+
     try:
         table = _read(path, copied, {})
-        dates = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
-        if dates:  # stay text, as they do in pandas: whether a text is a date is not for a digest to guess
-            texts = _read(path, copied, dict.fromkeys(dates, pa.string()))
-            for name in dates:
+        doubtful = [field.name for field in table.schema if is_doubtful(field.type)]
+        if doubtful:
+            texts = _read(path, copied, dict.fromkeys(doubtful, pa.string()))
+            for name in doubtful:
                 number = table.schema.get_field_index(name)
-                table = table.set_column(number, name, texts.column(name))
+                if pa.types.is_temporal(table.schema.types[number]) or _has_hexadecimal(texts.column(name)):
+                    table = table.set_column(number, name, texts.column(name))
     except pa.ArrowException as error:
         if "Empty CSV" in str(error):
             raise DatasetError(f"{copied.shown} is empty.") from None
         raise DatasetError(f"{copied.shown} is no well-formed CSV: {error}.") from None
     if table.column_names != copied.columns:
-        raise DatasetError(f"The header of {copied.shown} cannot be read.", "Write the names on one line, by commas.")
+        raise _no_header(copied.shown)
     for number, field in enumerate(table.schema):
         column = table.column(number)
         name = field.name or f"Unnamed: {number}"
@@ -184,6 +200,12 @@ def read_csv(path: Path, copied: CopiedCsv) -> Any:
             column = column.cast(pa.float64(), safe=False)
         table = table.set_column(number, name, column)
     return table
+
+
+def _has_hexadecimal(texts: Any) -> bool:
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.match_substring(texts, "0x", ignore_case=True)).as_py())
 
 
 def _read(path: Path, copied: CopiedCsv, only: dict[str, Any]) -> Any:
