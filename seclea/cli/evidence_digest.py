@@ -58,6 +58,8 @@ def type_of_field(field: Any) -> str:
 def extension(name: str, parameters: bytes, storage: Any) -> str:
     if name in ("arrow.bool8", "arrow.json", "arrow.uuid"):
         parameters = b""
+    elif name == "pandas.interval":
+        parameters = json.loads(parameters)["closed"].encode()
     elif name.startswith("arrow."):
         raise ValueError(f"a column of {name} has no digest")
     return f"extension({json_string(name)}:{parameters.hex()}:{type_name(storage)})"
@@ -225,15 +227,16 @@ def pandas_metadata(table: Any) -> tuple[list[tuple[str, Any]], set[str]]:
     try:
         noted = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
         columns = {one.get("field_name"): one for one in noted.get("columns", [])}
-        levels: list[tuple[str, Any]] = []
+        levels: list[tuple[Any, Any]] = []
         for level in noted.get("index_columns", []):
             if isinstance(level, str):
                 if level in table.schema.names:
-                    levels.append((columns.get(level, {"name": level})["name"] or "", level))
+                    levels.append((columns.get(level, {"name": level})["name"], level))
             else:
                 numbers = range(level["start"], level["stop"], level["step"])
                 if len(numbers) == table.num_rows:
-                    levels.append((level["name"] or "", numbers))
+                    levels.append((level["name"], numbers))
+        levels = [("" if name is None else str(name), level) for name, level in levels]
         return levels, {name for name, one in columns.items() if one.get("pandas_type") == "categorical"}
     except (ValueError, TypeError, AttributeError, KeyError):
         return [], set()

@@ -13,12 +13,12 @@ def canonical_columns(table: Any) -> Iterator[tuple[str, str, Any, Any]]:
     import pyarrow as pa
 
     levels, categorical = _pandas_metadata(table)
-    index_fields = {level for level in levels if isinstance(level, str)}
+    index_fields = {level for level, _ in levels if isinstance(level, str)}
     fields = [_with_category(field, categorical) for field in table.schema]
     for number, field in enumerate(fields):
         if field.name not in index_fields:
             yield "column", field.name, table.column(number), field
-    for level, name in levels.items():
+    for level, name in levels:
         if isinstance(level, str):
             number = table.schema.get_field_index(level)
             values, field = table.column(number), fields[number]
@@ -39,22 +39,26 @@ def _is_default(values: Any) -> bool:
     return bool(np.array_equal(values.to_numpy(), np.arange(len(values))))
 
 
-def _pandas_metadata(table: Any) -> tuple[dict[str | tuple[int, int, int], str], frozenset[str]]:
+def _pandas_metadata(table: Any) -> tuple[list[tuple[str | tuple[int, int, int], str]], frozenset[str]]:
     """Index levels (field name, or start, stop and step of a range) with their names; fields that were categorical."""
     try:
         pandas = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
         names = {column.get("field_name"): column.get("name") for column in pandas.get("columns", [])}
         kinds = {column.get("field_name"): column.get("pandas_type") for column in pandas.get("columns", [])}
-        levels: dict[str | tuple[int, int, int], str] = {}
+        levels: list[tuple[str | tuple[int, int, int], str]] = []
         for level in pandas.get("index_columns", []):
             if isinstance(level, str):
                 if table.schema.get_field_index(level) >= 0:  # else the column was dropped since
-                    levels[level] = names.get(level, level) or ""
+                    levels.append((level, _level_name(names.get(level, level))))
             elif len(span := range(level["start"], level["stop"], level["step"])) == table.num_rows:
-                levels[(span.start, span.stop, span.step)] = str(level["name"] or "")
+                levels.append(((span.start, span.stop, span.step), _level_name(level["name"])))
     except (ValueError, TypeError, AttributeError, KeyError):
-        return {}, frozenset()  # somebody else's metadata under that key
+        return [], frozenset()  # somebody else's metadata under that key
     return levels, frozenset(str(name) for name, kind in kinds.items() if kind == "categorical")
+
+
+def _level_name(name: Any) -> str:
+    return "" if name is None else str(name)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -96,6 +100,8 @@ def _extension(name: str, parameters: bytes, storage: Any) -> str:
         if name not in _NO_PARAMETERS:
             raise NotImplementedError(name)
         parameters = b""
+    elif name == "pandas.interval":  # its other parameter repeats the storage's type, with its unit of time
+        parameters = str(json.loads(parameters)["closed"]).encode()
     return f"extension({_quoted(name)}:{parameters.hex()}:{_type_name(storage)})"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 from seclea.client.snapshot.canonical import canonical_columns
 from seclea.client.snapshot.digest import ColumnDigest, column_digests, digest_of, identity_digest, place_of
+from seclea.client.snapshot.mixed import refuse_mixed
 from seclea.errors import DatasetError, MissingExtraError, UsageError
 
 
@@ -192,18 +194,25 @@ def to_arrow(data: Any, shown: str = "The table") -> tuple[Any, str]:
     try:
         if isinstance(data, frame):
             refuse_duplicates([str(name) for name in data.columns], shown)
-            return pa.Table.from_pandas(data), "pandas"
+            refuse_mixed(data)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that names which are no text become text: docs/digest.md says so
+                return pa.Table.from_pandas(data), "pandas"
         if isinstance(data, pa.RecordBatch):
             data = pa.Table.from_batches([data])
+        if framework == "polars":
+            _refuse_objects(data)
         if framework == "polars" and hasattr(data, "to_arrow") and hasattr(data, "columns"):
             data = data.to_arrow()  # as plain text: by the protocol it gives views, which older pyarrow cannot convert
         if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__"):
             data = pa.table(data)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         if isinstance(error, DatasetError):
             raise
         words = " ".join(str(word) for word in error.args)
         hint = "Give each column values of one type: numbers, text, dates, categories."
+        if isinstance(data, frame) and "for column" not in words:
+            words += _failing_column(data)
         raise DatasetError(f"{shown} cannot be recorded: {words}.", hint) from error
     if not isinstance(data, pa.Table):
         raise UsageError(
@@ -220,6 +229,29 @@ def _way_out(data: Any, shown: str) -> str:
     if isinstance(data, str | os.PathLike | list | tuple):
         return "Read it first: only a whole dataset may be a path of a CSV file or a list of such paths."
     return "Pass a pandas DataFrame, an Arrow table, a path of a CSV file or a list of such paths."
+
+
+def _failing_column(data: Any) -> str:
+    import pyarrow as pa
+
+    levels = [data.index.get_level_values(number) for number in range(data.index.nlevels)]
+    columns = [(name, data.iloc[:, number]) for number, name in enumerate(data.columns)]
+    for name, values in [*columns, *((level.name, level) for level in levels)]:
+        try:
+            pa.array(values, from_pandas=True)
+        except Exception:  # whatever it is, it is the trouble
+            return f" (column {str(name)!r})"
+    return ""
+
+
+def _refuse_objects(data: Any) -> None:
+    """polars hands over the addresses of Python objects as if they were values."""
+    for name, kind in getattr(data, "schema", {}).items():
+        if "Object" in str(kind):
+            raise DatasetError(
+                f"Column {name!r} has the type {kind}, which cannot be recorded.",
+                "Convert it to numbers, text, dates or categories first.",
+            )
 
 
 def _pandas_types() -> tuple[Any, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seclea.client.snapshot.canonical import CATEGORICAL
+from seclea.client.snapshot.canonical import CATEGORICAL, canonical_type
 from seclea.client.snapshot.content import Content, content_of, memory_content, need_pyarrow
 from seclea.client.snapshot.csvs import copy_csv, read_csv
 from seclea.client.snapshot.files import PayloadFile
@@ -125,25 +126,48 @@ def store_parquet(table: Any, directory: str | os.PathLike[str]) -> StoredTable:
         DatasetError: Parquet cannot hold it.
         OSError: the disk is full; nothing is left behind.
     """
+    _refuse_what_parquet_changes(table)
     with PayloadFile(directory, ".parquet") as file:
         _write_parquet(table, file)
     return StoredTable(file.path, "parquet", file.size, file.sha256)
 
 
-def _write_parquet(table: Any, file: PayloadFile) -> None:
+def _refuse_what_parquet_changes(table: Any) -> None:
+    """The types must come back from the file, or its digest is not the table's."""
+    import pyarrow.parquet as parquet
+
+    sink = io.BytesIO()
+    _write_parquet(table.slice(0, 0), sink)
+    for field, kept in zip(_parquet_schema(table), parquet.ParquetFile(sink).schema_arrow, strict=True):
+        if canonical_type(field) != canonical_type(kept):
+            raise DatasetError(
+                f"Column {field.name!r} has the type {field.type}, which a Parquet file does not keep.",
+                "Convert it first; categories inside lists or structs to plain values.",
+            )
+
+
+def _parquet_schema(table: Any) -> Any:
+    """The table's, with a mark on dictionaries: Parquet keeps those of texts only, and the digest must know of the others."""
+    import pyarrow as pa
+
+    fields = [
+        field.with_metadata({**(field.metadata or {}), **CATEGORICAL}) if pa.types.is_dictionary(field.type) else field
+        for field in table.schema
+    ]
+    return pa.schema(fields, table.schema.metadata)
+
+
+def _write_parquet(table: Any, file: Any) -> None:
     """The same bytes for the same table (with one version of pyarrow)."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    fields, texts = [], []
-    for field in table.schema:
-        is_dictionary = pa.types.is_dictionary(field.type)
-        if is_dictionary:  # Parquet keeps dictionaries of texts only; the digest must know of the others
-            field = field.with_metadata({**(field.metadata or {}), **CATEGORICAL})
-        fields.append(field)
-        if is_dictionary or str(field.type) in ("string", "large_string", "string_view"):
-            texts.append(field.name)
-    table = table.cast(pa.schema(fields, table.schema.metadata))
+    table = table.cast(_parquet_schema(table))
+    texts = [
+        field.name
+        for field in table.schema
+        if pa.types.is_dictionary(field.type) or str(field.type) in ("string", "large_string", "string_view")
+    ]
     try:
         with parquet.ParquetWriter(
             pa.PythonFile(file, mode="w"),
