@@ -25,8 +25,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from seclea.cli import evidence_digest
+from seclea.client.snapshot.content import to_arrow
 from seclea.client.snapshot.digest import column_digests, content_digest, identity_digest
-from seclea.client.snapshot.tables import snapshot_table, to_arrow
+from seclea.client.snapshot.tables import snapshot_table
 from seclea.errors import DatasetError
 from tests.property import digest_vectors
 from tests.property.digest_tables import KINDS, cells, is_missing, meaning, samples
