@@ -90,7 +90,7 @@ class Client:
             raise NotAsAgreed(f"GET {path}: {reply.status_code} {reply.text[:200]}")
         return reply.json()
 
-    def list(self, path: str, **filters: Any) -> list[Object]:
+    def find(self, path: str, **filters: Any) -> list[Object]:
         found = self.read(path, **filters)
         if not isinstance(found, list):
             raise NotAsAgreed(f"GET {path} is no list: {found!r:.200}")
@@ -154,7 +154,7 @@ class Client:
         raise NotImplementedError
 
     def project(self, name: str, description: str = "") -> Object:
-        found = self.list(PROJECTS, name=name)
+        found = self.find(PROJECTS, name=name)
         made = found[0] if found else self.make_project(name, description)
         self.project_uuid = made["uuid"]
         return made
@@ -164,7 +164,7 @@ class Client:
         return self.make(PROJECTS, json={**fields, **self.own_uuid()})
 
     def find_dataset(self, digest: str) -> Object | None:
-        return next(iter(self.list(DATASETS, hash=digest)), None)
+        return next(iter(self.find(DATASETS, hash=digest)), None)
 
     def dataset(
         self, name: str, content: bytes, digest: str, metadata: Object, parent: Object | None = None
@@ -191,7 +191,7 @@ class Client:
         raise NotImplementedError
 
     def model(self, name: str, framework: str) -> Object:
-        found = self.list(MODELS, name=name, framework=framework)
+        found = self.find(MODELS, name=name, framework=framework)
         return found[0] if found else self.make_model(name, framework)
 
     def make_model(self, name: str, framework: str) -> Object:
@@ -208,7 +208,7 @@ class Client:
         return {}
 
     def training_run(self, name: str, model: Object, datasets: list[Object], params: Object) -> Object:
-        found = self.list(RUNS, name=name, model=model["uuid"])
+        found = self.find(RUNS, name=name, model=model["uuid"])
         if found:
             return found[0]
         fields = {**self.in_project(), "name": name, "model": model["uuid"], "params": params}
@@ -218,7 +218,7 @@ class Client:
         raise NotImplementedError
 
     def model_state(self, run: Object, number: int, content: bytes, *, final: bool = False) -> Object:
-        found = self.list(STATES, training_run=run["uuid"], sequence_num=number)
+        found = self.find(STATES, training_run=run["uuid"], sequence_num=number)
         return found[0] if found else self.make_state(run, number, content, final=final)
 
     def make_state(self, run: Object, number: int, content: bytes, *, final: bool = False) -> Object:
@@ -246,7 +246,7 @@ class OlderClient(Client):
 
     def organization(self, name: str) -> str:
         """All of the caller's, looked through."""
-        found = [item["uuid"] for item in self.list("/organization/") if item["name"] == name]
+        found = [item["uuid"] for item in self.find("/organization/") if item["name"] == name]
         if len(found) != 1:
             raise NotAsAgreed(f"{len(found)} organizations are named {name!r}")
         self.organization_uuid = found[0]
@@ -266,11 +266,11 @@ class OlderClient(Client):
 
     def steps_of_run(self, run: Object) -> list[Object]:
         """The transformations of all datasets of a run."""
-        return self.list(STEPS, training_run=run["uuid"])
+        return self.find(STEPS, training_run=run["uuid"])
 
     def next_run_name(self, model: Object) -> str:
         """As it numbers runs: by those that the model has."""
-        return f"Training Run {len(self.list(RUNS, model=model['uuid']))}"
+        return f"Training Run {len(self.find(RUNS, model=model['uuid']))}"
 
 
 class NewerClient(Client):
@@ -295,8 +295,10 @@ class NewerClient(Client):
         return made
 
     def organization(self, name: str) -> str:
-        (found,) = self.list("/organization/", name=name)
-        self.organization_uuid = found["uuid"]
+        found = self.find("/organization/", name=name)
+        if [item["name"] for item in found] != [name]:
+            raise NotAsAgreed(f"asked for the organization {name!r}: {found!r:.200}")
+        self.organization_uuid = found[0]["uuid"]
         return self.organization_uuid
 
     def parent_of(self, parent: Object) -> Object:
@@ -307,4 +309,4 @@ class NewerClient(Client):
 
     def steps_of(self, dataset: Object, name: str) -> list[Object]:
         """The transformations of that name that led to a dataset."""
-        return self.list(STEPS, dataset=dataset["uuid"], name=name)
+        return self.find(STEPS, dataset=dataset["uuid"], name=name)
