@@ -177,6 +177,9 @@ def test_a_chosen_dataset_lights_up_where_it_came_from_and_where_it_went(
     assert panel.get_by_role("link", name="Open the dataset").get_attribute("href") == f"/datasets/{known['test']}"
     page.get_by_role("button", name="Show only its lineage").click()
     expect(page.locator(".box")).to_have_count(len(lit))
+    page.get_by_role("button", name="Show every step").click()
+    expect(page.locator(".box")).to_have_count(len(lit) + 2)
+    page.get_by_role("button", name="Fold the steps").click()
     page.get_by_role("button", name="Show everything").click()
     expect(page.locator(".box")).to_have_count(13)
     page.reload()

@@ -390,7 +390,7 @@
     // -------------------------------------------------------------------------------------------------- selection
 
     // What a thing or a link came from and what came from it: ids of things and links.
-    connected(id) {
+    connected(id, links = this.links) {
       const reached = new Set([id]);
       const walk = (start, near, far) => {
         const open = [start];
@@ -398,7 +398,7 @@
         while (open.length) {
           const here = open.pop();
           reached.add(here);
-          for (const link of this.links) {
+          for (const link of links) {
             if (link[near] !== here) continue;
             reached.add(link.id);
             if (!seen.has(link[far])) {
@@ -409,6 +409,7 @@
         }
       };
       const link = this.links.find((item) => item.id === id);
+      link?.through.forEach((step) => reached.add(step));
       walk(link ? link.from : id, "to", "from");
       walk(link ? link.to : id, "from", "to");
       return reached;
@@ -749,7 +750,7 @@
         this.fitWidth();
       });
       this.tool("only").addEventListener("click", () => {
-        this.only = this.only ? null : new Set([...this.connected(this.selected)]);
+        this.only = this.only ? null : this.connected(this.selected, this.graph.links); // with the steps that are folded now
         this.tool("only").textContent = this.only ? "Show everything" : "Show only its lineage";
         if (!this.only && this.selected === null) this.tool("only").hidden = true;
         this.draw();
