@@ -12,6 +12,7 @@ Rule 3  A portal is taken for base-only when it has no capabilities *and* answer
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
