@@ -683,7 +683,8 @@ def test_what_both_dialects_are_refused_for_is_said_in_the_first_ones_words(base
 def test_a_parent_that_only_the_portal_has_is_looked_up_there(base: Rig) -> None:
     wanted = {"parent_hash": "its-hash"}
     outcome = base.send(RecordKind.DATASET, **wanted)
-    assert (outcome.verdict, outcome.missing) == (Verdict.MISSING, ("its-hash",))
+    assert outcome.verdict is Verdict.REFUSED  # nobody here will ever send it
+    assert "has no dataset its-hash" in outcome.detail and "upload that one" in outcome.detail
     lists(base.portal, "datasets", {"uuid": "their-parent", "name": "Parent", "hash": "its-hash"})
     base.portal.on(
         "GET", "/collection/datasets/their-parent", Answer(200, {"uuid": "their-parent", "hash": "its-hash"})
