@@ -15,11 +15,12 @@ from tests.contract.lineage_made import SOURCES, Made, big, claims
 from tests.contract.portal_server import PortalServer, running_portal
 
 __all__ = ["pytestmark"]
-ODD_NAME = "<img src=x onerror=\"document.title='run'\">" + "wide" * 50 + "‮"
+ODD_NAME = "<img src=x onerror=\"document.title='run'\">" + "wide" * 50 + "\u202e"
 LAYOUT_MILLISECONDS = 1000
-WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
-  .filter((item) => item.getBoundingClientRect().right > innerWidth && !item.closest(".scroll, .view, pre"))
-  .map((item) => `${item.localName}.${item.className}`)"""  # what makes the page wider than the window
+WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] : ["the page"].concat(
+  [...document.querySelectorAll("main *")]
+  .filter((item) => item.getBoundingClientRect().left + item.scrollWidth > innerWidth && !item.closest(".scroll, .view, pre"))
+  .map((item) => `${item.localName}.${item.className}`))"""  # what makes the page wider than the window
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 
 from seclea.portal import lineage
 from seclea.portal.database import make_engine, migrate
+from seclea.portal.lineage import Direction
 from seclea.portal.objects import PROJECTS, find_row
 from seclea.portal.steps import way_to
+from seclea.portal.tables import datasets
 from tests.contract.lineage_made import Made, big, claims
 from tests.contract.portal_server import PortalServer, Session, Stream, running_portal
 
@@ -280,6 +282,19 @@ def test_an_answer_that_is_cut_says_how_much_is_missing(tmp_path: Path, monkeypa
             assert len(graph["nodes"]) == most
             left = 530 - most if most > 230 else 230 - most  # states are known of once there is room for their runs
             assert graph["truncated"] == left
+        origin = (
+            connection.execute(select(datasets).where(datasets.c.name == "exposures-2022.parquet")).mappings().one()
+        )
+        for direction in Direction:
+            monkeypatch.setattr(lineage, "NODES", 5000)
+            whole = lineage.of_dataset(connection, origin, direction)
+            monkeypatch.setattr(lineage, "NODES", 7)
+            graph = lineage.of_dataset(connection, origin, direction)
+            assert len(graph["nodes"]) == min(7, len(whole["nodes"]))
+            assert ("truncated" in graph) == (len(whole["nodes"]) > 7)
+            assert graph.get("truncated", 0) <= len(whole["nodes"]) - len(graph["nodes"])
+            near = {edge["to"] for edge in whole["edges"] if edge["from"] == origin["uuid"]}
+            assert {node["uuid"] for node in graph["nodes"]} <= {origin["uuid"], *near}
         monkeypatch.setattr(lineage, "NODES", 5000)
         monkeypatch.setattr(lineage, "EDGES", 100)
         graph = lineage.of_project(connection, row)
