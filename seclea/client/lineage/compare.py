@@ -83,6 +83,14 @@ def nearest(given: Content, known: Iterable[Dataset]) -> tuple[Dataset, str] | N
     return dataset, " and ".join(parts)
 
 
+def _column_digests(dataset: Dataset) -> dict[str, str]:
+    """Of the columns, by name; of a dataset that somebody else described perhaps none."""
+    listed = dataset.metadata.get("column_digests")
+    if not isinstance(listed, list):
+        return {}
+    return {one[1]: one[3] for one in listed if isinstance(one, list) and len(one) == 4 and one[0] == "column"}
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 

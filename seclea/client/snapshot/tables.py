@@ -115,7 +115,7 @@ def describe(
     roles = {"X": list(content.features), "y": list(content.outputs)} if content.features or content.outputs else None
     automatic |= {"roles": roles, "content_digest": content.digest}
     if len(content.columns) <= _MAX_COLUMN_DIGESTS:
-        automatic["column_digests"] = [[column.role, column.name, column.digest] for column in content.columns]
+        automatic["column_digests"] = [list(column[:4]) for column in content.columns]  # role, name, type, digest
     return automatic | user
 
 
