@@ -195,12 +195,29 @@ def _checked_params(params: Any, what: str) -> dict[str, Any]:
             raise UsageError(f"{what} has the key {key!r}, which is no text.", f"Use {str(key)!r}.")
         if _raw_bytes(value) > MAX_PARAMS_BYTES:  # before it is made into a list of Python numbers
             raise _too_large(what, f"{key!r} alone has {_raw_bytes(value)} bytes")
+    if _is_too_many(params):  # a small structure that refers to its parts again and again can be huge as JSON
+        raise _too_large(what, "they are more as JSON")
     form = to_json_value({str.__str__(key): value for key, value in params.items()})
     size = len(json.dumps(form, ensure_ascii=False).encode("utf-8"))
     if size > MAX_PARAMS_BYTES:
         raise _too_large(what, f"they are {size} bytes as JSON")
     found: dict[str, Any] = from_json_value(form)
     return found
+
+
+def _is_too_many(value: Any) -> bool:
+    """Whether it has more items than `MAX_PARAMS_BYTES`, each counted as often as it would be written."""
+    count, left = 0, [(value, 0)]
+    while left:
+        item, depth = left.pop()
+        if isinstance(item, dict):
+            item = [*item.keys(), *item.values()]
+        if isinstance(item, list | tuple | set | frozenset) and depth <= 64:  # deeper is refused elsewhere
+            count += len(item)
+            if count > MAX_PARAMS_BYTES:
+                return True
+            left += [(part, depth + 1) for part in item if not isinstance(part, int | float | str)]
+    return False
 
 
 def _raw_bytes(value: Any) -> int:

@@ -41,7 +41,7 @@ from seclea.entities import (
     new_uuid,
     to_json_value,
 )
-from seclea.errors import SecleaError, UsageError
+from seclea.errors import SecleaError, TooLargeError, UsageError
 from seclea.records import Lane, Record, RecordKind, Status, canonical_json
 
 
@@ -416,6 +416,16 @@ def test_no_value_makes_a_check_raise_anything_but_our_own_errors(value):
     ):
         with contextlib.suppress(SecleaError):
             attempt()
+
+
+def test_params_that_are_small_here_and_huge_as_json_are_refused_at_once():
+    laughs = ["ha"]
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    with pytest.raises(TooLargeError):
+        check_params({"p": laughs})
+    with pytest.raises(TooLargeError):
+        check_params({"p": range(3), "q": list(range(2_000_000))})
 
 
 def test_keys_that_look_alike_as_text_are_kept_apart():
