@@ -85,7 +85,7 @@ class Lookup:
         found = [
             item
             for item in self._api.find(Kind.MODEL_STATE, **self.scope, training_run=run, sequence_num=str(number))
-            if str(item.get("sequence_num", number)) == str(number)
+            if str(item.get("sequence_num", number)) == str(number) and item.get("training_run", run) == run
         ]
         # An older portal gives no digest to compare. The run is ours and so is the number: then the state is, too.
         same = [item for item in found if item.get("sha256") in (None, self._body["sha256"])]
@@ -115,7 +115,13 @@ class Lookup:
     def _find(self, **wanted: str) -> list[dict[str, Any]]:
         """What has all the wanted values: a portal that ignores a filter must not make us adopt something else."""
         found = self._api.find(self._record.kind, **{**self.scope, **wanted})
-        return [item for item in found if all(item.get(name) == value for name, value in wanted.items())]
+        project = self.scope.get("project")
+        return [
+            item
+            for item in found
+            if all(item.get(name) == value for name, value in wanted.items())
+            and (project is None or item.get("project") in (None, project))
+        ]
 
     def _known(self, uuid: str) -> str:
         return self._references.get(uuid, uuid)

@@ -602,6 +602,35 @@ def test_a_base_transformation_is_found_by_dataset_name_code_and_place(
     assert base.portal.last("GET", "/collection/dataset-transformations").query["dataset"] == ["remote-dataset"]
 
 
+def test_what_a_base_portal_has_of_another_project_or_run_is_not_taken_for_ours(base: Rig) -> None:
+    theirs = {"uuid": THEIRS, "name": "Claims", "hash": "ab" * 32, "framework": "sklearn", "sequence_num": 3}
+    for kind, named in (
+        (RecordKind.DATASET, "project"),
+        (RecordKind.MODEL, "project"),
+        (RecordKind.MODEL_STATE, "training_run"),
+    ):
+        ours = getattr(base.maker, "run" if named == "training_run" else named)
+        name = "SGD" if kind is RecordKind.MODEL else "Claims"
+        for value, verdict in ((new_uuid(), Verdict.DELIVERED), (ours, Verdict.ADOPTED)):
+            heedless = Answer(200, [{**theirs, "name": name, named: value}])  # heeds no filter
+            base.portal.on("GET", PATHS[kind], heedless)
+            assert base.send(kind).verdict is verdict, (kind, value)
+
+
+def test_inputs_and_roles_are_not_sent_to_a_base_portal(base: Rig) -> None:
+    base.send(RecordKind.DATASET_TRANSFORMATION, inputs=[base.maker.dataset], details={"split": "train"})
+    assert base.portal.last("POST", "/collection/dataset-transformations").json.keys() == {
+        "uuid", "name", "code_raw", "code_encoded", "order", "dataset"
+    }  # fmt: skip
+    base.portal.on("POST", "/collection/training-runs", Answer(201, {"uuid": base.maker.run}))
+    base.api.send(
+        base.maker.make(RecordKind.TRAINING_RUN, dataset_roles=["train"]),
+        organization=ORGANIZATION, references={}, hashes={base.maker.dataset: "h"},
+    )  # fmt: skip
+    sent = base.portal.last("POST", "/collection/training-runs").json
+    assert not {"dataset_roles", "started_ns"} & sent.keys()
+
+
 # Which dialect a base portal understands, its answers say.
 
 
