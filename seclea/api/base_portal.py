@@ -61,12 +61,10 @@ class BasePortal:
         hash_of = self._hash_of(hashes, around)
         try:
             if record.kind is RecordKind.DATASET and body.get("parent_hash") and not body.get("parent"):
-                found = self._asker.find(Kind.DATASET, **around.scope, hash=body["parent_hash"])
-                same = [item["uuid"] for item in found if item.get("hash") == body["parent_hash"]]
-                if not same:
-                    raise _NotThere(body["parent_hash"])
-                body["parent"] = same[0]
-                hashes[same[0]] = body["parent_hash"]
+                body["parent"] = self._by_hash(body["parent_hash"], hashes, around)
+            if record.kind is RecordKind.TRAINING_RUN:
+                named = body.get("datasets", ())
+                body["datasets"] = [one if "-" in one else self._by_hash(one, hashes, around) for one in named]
             first = self._create(record, path, body, around, self._dialect, hash_of)
             if self._is_sure or not _is_refused(*first):
                 self._learn(first[0], body["uuid"], self._dialect, tried_first=True)
@@ -108,6 +106,14 @@ class BasePortal:
         assert around.read_chunk is not None, "a portal without chunks needs the payload itself"
         parts = base_bodies.form_parts(kind, body, references, record.chunks, around.read_chunk, dialect, hash_of)
         return self._exchange.call("POST", path, params=around.scope, files=parts, kind=kind)
+
+    def _by_hash(self, digest: str, hashes: dict[str, str], around: Surroundings) -> str:
+        """The portal's uuid of a dataset that we know by its hash only; noted in ``hashes``."""
+        for item in self._asker.find(Kind.DATASET, **around.scope, hash=digest):
+            if item.get("hash") == digest and isinstance(item.get("uuid"), str):
+                hashes[item["uuid"]] = digest
+                return str(item["uuid"])
+        raise _NotThere(digest)
 
     def _hash_of(self, known: dict[str, str], around: Surroundings) -> Callable[[str], str]:
         """Our uuid of a dataset → its hash; the portal is asked for one that only it has."""

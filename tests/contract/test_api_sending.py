@@ -723,6 +723,16 @@ def test_a_parent_that_only_the_portal_has_is_looked_up_there(base: Rig) -> None
     assert (sent["parent"], sent["parent_hash"]) == ("their-parent", "its-hash")
 
 
+def test_a_runs_dataset_that_only_the_portal_has_is_looked_up_there(base: Rig) -> None:
+    wanted = {"datasets": [base.maker.dataset, "5e" * 32]}
+    outcome = base.send(RecordKind.TRAINING_RUN, **wanted)
+    assert outcome.verdict is Verdict.REFUSED
+    assert "the portal has no dataset 5e5e" in outcome.detail
+    lists(base.portal, "datasets", {"uuid": THEIRS, "name": "Test", "hash": "5e" * 32})
+    assert base.send(RecordKind.TRAINING_RUN, **wanted).verdict is Verdict.DELIVERED
+    assert base.portal.last("POST", "/collection/training-runs").json["datasets"] == [base.maker.dataset, THEIRS]
+
+
 def test_a_dataset_of_a_run_that_is_not_there_blocks_the_run_only(base: Rig) -> None:
     base.send(RecordKind.MODEL)  # hashes from here on
     base.portal.on("GET", f"/collection/datasets/{base.maker.dataset}", Answer(404, {}))

@@ -1,5 +1,6 @@
 """The whole client against a portal that knows the base interface only, in each of the ways that `base_only` describes."""
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +9,12 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from seclea import SecleaAI
-from seclea.client.snapshot.tables import snapshot_table
-from seclea.entities import Dataset, DatasetTransformation
+from seclea import DatasetTransformation, SecleaAI
+from seclea.entities import Dataset
 from tests.contract.base_only import GENERATIONS, BaseOnlyServer
 from tests.pipeline import CANARY, PipelineHome, kill, pipeline_home, until
 
 PASSWORD = f"pass-{CANARY}"
-CODE = "def clean(df):\n    return df.dropna()\n"
 EXTENSIONS = {"chunks", "inputs", "dataset_roles", "details", "intermediate", "started_ns", "sha256", "size", "format"}
 COLLECTIONS = ("projects", "datasets", "models", "dataset-transformations", "training-runs", "model-states")
 
@@ -39,6 +38,10 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         running.close()
 
 
+def drop_empty(df: pd.DataFrame) -> pd.DataFrame:
+    return df.dropna()
+
+
 class Job:
     """A user's script: a table, a step to a cleaned one, a run on both with metrics and two states."""
 
@@ -49,18 +52,14 @@ class Job:
         self.csv.write_text("claim,paid\n1,2.5\n2,3.5\n3,\n")
 
     def datasets(self) -> None:
-        seclea = self.seclea
-        self.raw = seclea.upload_dataset(self.csv, "Claims", metadata={"outputs": ["paid"]})
-        taken = snapshot_table(pd.read_csv(self.csv).dropna(), seclea.home.incoming, {})
-        self.clean = Dataset(
-            name="Claims - clean", digest=taken.digest, metadata=taken.metadata, parent=self.raw.uuid,
-            format=taken.format, size=taken.size, sha256=taken.sha256,
-        )  # fmt: skip
-        seclea._line.store_entity(seclea._speaker, self.clean, payload=taken.path)
-        self.step = DatasetTransformation(
-            name="clean", dataset=self.clean.uuid, inputs=(self.raw.uuid,), code_raw=CODE, details={"split": None}
-        )
-        seclea._line.store_entity(seclea._speaker, self.step)
+        self.raw = self.seclea.upload_dataset(self.csv, "Claims", metadata={"outputs": ["paid"]})
+        self.clean = self.derived()
+
+    def derived(self) -> Dataset:
+        """The table without empty rows, by way of a function."""
+        frame = pd.read_csv(self.csv)
+        step = DatasetTransformation(drop_empty, data_kwargs={"df": frame}, kwargs={}, outputs=["df"])
+        return self.seclea.upload_dataset(drop_empty(frame), "Claims - clean", {}, transformations=[step])
 
     def train(self, name: str | None = None) -> None:
         model = LinearRegression().fit([[1.0], [2.0]], [2.5, 3.5])
@@ -106,7 +105,8 @@ class Found:
         (model,) = self.models
         assert (model["name"], model["framework"]) == ("LinearRegression", "sklearn")
         (step,) = self.steps
-        assert (step["name"], step["code_raw"], step["dataset"]) == ("clean", CODE, clean["uuid"])
+        assert (step["name"], step["dataset"]) == ("drop_empty", clean["uuid"])
+        assert step["code_raw"] == inspect.getsource(drop_empty).rstrip()
         for run in self.runs:
             assert (run["model"], run["datasets"]) == (model["uuid"], [raw["uuid"], clean["uuid"]])
             assert run["params"] == {"fit_intercept": True}
@@ -134,8 +134,8 @@ def test_a_whole_project_arrives_once_with_the_portals_own_references(
     job.all()
     found = Found(server, "Whole")
     found.check()
-    ours = {job.raw.uuid, job.clean.uuid, job.step.uuid, job.run.uuid}
-    theirs = {item["uuid"] for item in (*found.datasets, *found.steps, *found.runs)}
+    ours = {job.raw.uuid, job.clean.uuid, job.run.uuid}
+    theirs = {item["uuid"] for item in (*found.datasets, *found.runs)}
     assert (ours == theirs) is (server.arguments[1] == "newer")
     assert found.runs[0]["name"] == "Training Run 1"
     content = found.owner.get(f"/collection/datasets/{found.datasets[0]['uuid']}/content").content
@@ -171,6 +171,28 @@ def test_the_same_script_again_finds_everything_but_makes_its_own_run(
     with pipeline_home() as elsewhere:  # another machine knows nothing of the first
         Job(elsewhere, server, "Twice").all("fit")
     Found(server, "Twice").check(runs=3)
+    never_sent(server)
+
+
+def test_a_parent_and_a_runs_dataset_that_only_the_portal_has_are_named_as_it_knows_them(
+    home: PipelineHome, server: BaseOnlyServer
+) -> None:
+    first = Job(home, server, "Elsewhere")
+    first.raw = first.seclea.upload_dataset(first.csv, "Claims", metadata={"outputs": ["paid"]})
+    assert first.seclea.complete(timeout=60).done
+    with pipeline_home() as elsewhere:  # which has never recorded the parent
+        second = Job(elsewhere, server, "Elsewhere")
+        second.clean = second.derived()
+        frame = pd.read_csv(second.csv)
+        run = second.seclea.start_training_run(params={}, datasets={"train": second.clean, "test": frame})
+        run.finish()
+        result = second.seclea.complete(timeout=60)
+        assert result.done, result.reasons
+    found = Found(server, "Elsewhere")
+    assert found.counts() == {"datasets": 2, "models": 0, "steps": 1, "runs": 1, "states": 0}
+    raw, clean = found.datasets
+    assert (clean["name"], clean["parent"]) == ("Claims - clean", raw["uuid"])
+    assert found.runs[0]["datasets"] == [clean["uuid"], raw["uuid"]]
     never_sent(server)
 
 
