@@ -173,7 +173,13 @@ def _present(piece: Any) -> Any:
     import numpy as np
 
     present = _valid(piece)
-    return present & ~np.isnan(_raw(piece)) if str(piece.type) in _FLOATS else present
+    if str(piece.type) not in _FLOATS or not len(piece):
+        return present
+    values = _raw(piece)
+    with np.errstate(invalid="ignore"):
+        if not np.isnan(values.min()):  # one NaN makes the least a NaN: a look that needs no memory
+            return present
+    return present & ~np.isnan(values)
 
 
 _FLOATS = {"halffloat": "f2", "float": "f4", "double": "f8"}
@@ -206,8 +212,10 @@ def _numbers(piece: Any, present: Any) -> Any:
 
     values, kind = _raw(piece), piece.type
     if str(kind) in _FLOATS:
-        values = values.view(f"u{values.itemsize}")  # as bits: arithmetic could flush denormals
-        values = np.where(values == 1 << (8 * values.itemsize - 1), 0, values).astype(values.dtype)
+        values = values.view(f"i{values.itemsize}")  # as bits: arithmetic could flush denormals
+        negative_zero = np.iinfo(values.dtype).min  # the bits of -0.0 are those of the least whole number
+        if len(values) and values.min() == negative_zero:
+            values = np.where(values == negative_zero, values.dtype.type(0), values)
     if str(kind).startswith(("timestamp", "duration")):
         parts = np.zeros(len(values), np.dtype([("seconds", "<i8"), ("nanoseconds", "<u4")]))
         per_second = 10**9 // _NANOSECONDS[kind.unit]
