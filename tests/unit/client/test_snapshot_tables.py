@@ -292,9 +292,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(spool, write, monkeypatch
 def test_the_table_describes_itself(spool):
     snapshot = snapshot_table(FRAME, spool)
     columns = snapshot.metadata.pop("column_digests")
-    assert columns == [
-        [column.role, column.name, column.digest] for column in column_digests(pa.Table.from_pandas(FRAME))
-    ]
+    assert columns == [list(column[:4]) for column in column_digests(pa.Table.from_pandas(FRAME))]
     assert snapshot.metadata == {
         "num_samples": 3,
         "dataset_type": "tabular",
