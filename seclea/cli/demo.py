@@ -49,8 +49,9 @@ def demo(*, keep: bool = False, home: str | None = None) -> int:
         _require(module, package)
     directory = Path(home).absolute() if home else Path(tempfile.mkdtemp(prefix="seclea-demo-"))
     keep = keep or home is not None
-    # The demo's own portal, whatever a .seclearc around here says.
-    os.environ.update(SECLEA_HOME=str(directory), SECLEA_PLATFORM_URL="local", SECLEA_ORGANIZATION="local")
+    # The demo's own portal, whatever a .seclearc or the environment says of another one.
+    own = {"SECLEA_PLATFORM_URL": "local", "SECLEA_AUTH_URL": "local", "SECLEA_ORGANIZATION": "local"}
+    os.environ.update(own, SECLEA_HOME=str(directory), SECLEA_USERNAME="", SECLEA_PASSWORD="")
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an arrow must not end it
     place, began = Home(directory), time.monotonic()
@@ -99,10 +100,8 @@ def _run(home: Home) -> tuple[str, Path]:
     raw, datasets = _record_data(seclea, csv)
     line.end()
     rows = {role: one.metadata["num_samples"] for role, one in datasets.items()}
-    print(
-        f"Data   {raw.metadata['num_samples']} rows of scikit-learn's breast-cancer table, with holes in it, as a CSV file."
-    )
-    print("Steps  impute → drop_correlated → scale → split, each run again at the upload and compared:")
+    print(f"Data   scikit-learn's breast cancer with some values taken out: a CSV, {raw.metadata['num_samples']} rows.")
+    print("Steps  impute → drop_correlated → scale → split, run again at the upload:")
     print(f"       {rows['train']} rows to train on, {rows['test']} to test on.")
     kinds = ["linear", "trees", "torch" if has_torch() else "mlp"]
     print(f"Runs   {', '.join(NAMES[kind] for kind in kinds)}, each in a process of its own.", flush=True)

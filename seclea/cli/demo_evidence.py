@@ -38,9 +38,13 @@ def tell(portal: Portal, run: str, files: dict[str, str], report: Report) -> Non
         files: paths here, of what the chain starts from: "csv", the raw table, and "steps", the code of the steps.
     """
     chain = _Chain(portal, files, report)
-    uuid = chain.state(portal.json(f"/collection/training-runs/{run}"))
+    state = chain.state(portal.json(f"/collection/training-runs/{run}"))
     report.say()
-    chain.graph(uuid)
+    chain.graph(state["uuid"])
+    report.say("  In full, to compare with sha256sum:")
+    report.say(f"    model     {state['sha256']}")
+    for raw in chain.origins:
+        report.say(f"    raw data  {raw.shown['sha256']}")
 
 
 class _Dataset:
@@ -111,6 +115,7 @@ class _Chain:
         self._datasets: dict[str, _Dataset] = {}
         self._told: set[str] = set()
         self._edges: set[tuple[str, str, str]] = set()
+        self.origins: list[_Dataset] = []
 
     def _dataset(self, uuid: str) -> _Dataset:
         if uuid not in self._datasets:
@@ -127,10 +132,11 @@ class _Chain:
 
     # -- state and run -----------------------------------------------------------------------------------------------
 
-    def state(self, run: Json) -> str:
-        """The final state, the run that made it and the data of that run; the state's uuid."""
+    def state(self, run: Json) -> Json:
+        """The final state, the run that made it and the data of that run; the state."""
         model = self._portal.json(f"/collection/models/{run['model']}")
         states = self._portal.json("/collection/model-states", training_run=run["uuid"])
+        state: Json
         (state,) = [one for one in states if one["final_state"]]
         self._edges.add((run["uuid"], state["uuid"], "state"))
         self._report.say(f"How the best one came to be, from its file back to the raw data: {run['name']}")
@@ -151,7 +157,7 @@ class _Chain:
         for _, uuid in sorted(used, key=lambda one: one[0] != "train"):
             self._report.say()
             self.way_back(uuid)
-        return str(state["uuid"])
+        return state
 
     def _check(self, of: str, label: str, shown: str, look: Any, *arguments: Any) -> None:
         self._report.check(f"{of}, {label}", f"    {label:<10}{shown}", look, *arguments)
@@ -164,7 +170,7 @@ class _Chain:
         for role, uuid in used:
             dataset = self._dataset(uuid)
             if dataset.split != role:
-                return f"{dataset.name!r} was used to {role}, but is labelled {dataset.split!r}"
+                return f"{dataset.name!r} was the {role} dataset, but is labelled {dataset.split!r}"
         return "" if [role for role, _ in used].count("train") == 1 else "there is not one dataset to train on"
 
     # -- datasets ----------------------------------------------------------------------------------------------------
@@ -177,6 +183,7 @@ class _Chain:
             self._tell_dataset(dataset)
             steps = self._portal.json("/collection/dataset-transformations", dataset=uuid)
             if not steps and dataset.shown["parent"] is None:
+                self.origins.append(dataset)
                 name = f"{self._csv.name} on this disk"
                 self._head("↑ read from a file")
                 self._check(f"dataset {dataset.name!r}", "origin", f"{name}, the same bytes", self._check_csv, dataset)

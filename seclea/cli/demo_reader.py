@@ -186,12 +186,12 @@ def compare_runs(portal: Portal, runs: Sequence[dict[str, Any]], report: Report)
     best = max(rows, key=lambda row: float(row["values"][BEST_BY]))
     report.say()
     report.say("The models, by what the portal has of them (on the test rows; * best AUC)")
-    report.say(f"  {'run':<10}  {'model':<26}  library  accuracy     AUC states   time")
+    report.say(f"  {'run':<10}  {'model':<26} library accuracy    AUC states   time")
     for row in rows:
         values, mark = row["values"], "*" if row is best else " "
         report.say(
-            f"{mark} {row['name']:<10.10}  {row['model']:<26.26}  {row['framework']:<7.7}"
-            f"  {values['test_accuracy']:>8.3f} {values[BEST_BY]:>7.4f} {row['states']:>6} {row['seconds']:>4.1f} s"
+            f"{mark} {row['name']:<10.10}  {row['model']:<26.26} {row['framework']:<7.7}"
+            f" {values['test_accuracy']:>8.3f} {values[BEST_BY]:>6.4f} {row['states']:>6} {row['seconds']:>4.1f} s"
         )
     return str(best["uuid"])
 
