@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import log_call
+from benchmarks import dataset_chain, log_call
 
-BENCHMARKS = {"log_call": log_call.main}
+BENCHMARKS = {"log_call": log_call.main, "dataset_chain": dataset_chain.main}
 
 
 def main() -> int:

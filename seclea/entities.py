@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import decimal
+import enum
 import math
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections import deque
+from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -57,6 +59,21 @@ _FLOAT_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _MAX_DEPTH = 64  # nested containers; deeper is a mistake (or a cycle), and JSON readers refuse it too
 
 
+# Foreign values whose text says all there is: where they come from, and the name of their class or of one above it.
+_AS_TEXT = frozenset(
+    {
+        ("fractions", "Fraction"),
+        ("pathlib", "PurePath"),
+        ("uuid", "UUID"),
+        ("zoneinfo", "ZoneInfo"),
+        ("datetime", "timezone"),
+        ("numpy", "dtype"),
+    }
+    | {("pandas", name) for name in ("Period", "Interval", "ExtensionDtype", "BaseOffset")}
+    | {("torch", "dtype"), ("torch", "device")}
+)
+
+
 def _float_to_json(value: float) -> Any:
     if math.isfinite(value):
         return value
@@ -64,17 +81,21 @@ def _float_to_json(value: float) -> Any:
 
 
 def to_json_value(value: Any, _depth: int = 0) -> Any:
-    """A JSON-ready form of a user's value that `from_json_value` reads back.
+    """A JSON-ready form of a user's value, the same in every process, that `from_json_value` reads back.
 
-    NaN and infinities, bytes, dates and times, decimals, sets and mappings with keys that are no text are tagged. numpy and
-    pandas scalars become the Python number or date they stand for, arrays lists. Anything else (a callable, a class,
-    an object) is kept as a tagged description and reads back as text: recorded, not rebuilt.
+    NaN and infinities, complex numbers, whole numbers beyond 64 bits, bytes, dates and times, decimals, sets, ranges and
+    mappings with keys that are no text are tagged. numpy and pandas scalars become the Python value they stand for, arrays
+    lists, dataclass instances dicts of their fields; what Python has no type for (nanoseconds, periods, paths, uuids) its
+    text. Anything else (a callable, a class, an enum, an iterator, an object) is kept as a tagged description that reads back
+    as text: recorded, not rebuilt. No iterator is advanced, and what an object of yours raises stays with it.
 
     Raises:
-        UsageError: nested deeper than 64 levels.
+        UsageError: nested deeper than 64 levels, which is what a container that holds itself is.
     """
     if _depth > _MAX_DEPTH:
-        raise UsageError(f"A value is nested deeper than {_MAX_DEPTH} levels.", "Flatten it, or pass str(value).")
+        raise UsageError(
+            f"A value is nested deeper than {_MAX_DEPTH} levels, or holds itself.", "Flatten it, or pass str(value)."
+        )
     kind = type(value)
     if value is None or kind is bool:
         return value
@@ -86,54 +107,103 @@ def to_json_value(value: Any, _depth: int = 0) -> Any:
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if kind is float:
         return _float_to_json(value)
+    try:
+        return _other_to_json(value, kind, _depth)
+    except UsageError:
+        raise
+    except Exception:  # whatever a user's own class raises when it is looked at
+        return _description(kind)
+
+
+def _other_to_json(value: Any, kind: type, depth: int) -> Any:
+    if kind is complex:
+        return {"__complex__": [_float_to_json(value.real), _float_to_json(value.imag)]}
     if isinstance(value, Mapping):
-        return _mapping_to_json(value, _depth)
-    if isinstance(value, list | tuple):
-        return [to_json_value(item, _depth + 1) for item in value]
+        return _mapping_to_json(value, depth)
+    if isinstance(value, list | tuple | deque | KeysView | ValuesView | ItemsView):
+        return [to_json_value(item, depth + 1) for item in value]
     if isinstance(value, set | frozenset):
-        return {"__set__": sorted((to_json_value(item, _depth + 1) for item in value), key=repr)}
+        return {"__set__": sorted((to_json_value(item, depth + 1) for item in value), key=repr)}
     if isinstance(value, bytes | bytearray | memoryview):
         return {"__bytes__": base64.b64encode(bytes(value)).decode("ascii")}
+    if kind is range:
+        return {"__range__": [to_json_value(part) for part in (value.start, value.stop, value.step)]}
     if kind.__name__ in ("NaTType", "NAType") and kind.__module__.startswith("pandas."):
         return None
-    if isinstance(value, dt.datetime):
-        return {"__datetime__": value.isoformat()}
-    if isinstance(value, dt.date):
-        return {"__date__": value.isoformat()}
-    if isinstance(value, dt.time):
-        return {"__time__": value.isoformat()}
-    if isinstance(value, dt.timedelta):
-        return {"__timedelta__": [value.days, value.seconds, value.microseconds]}
-    if isinstance(value, decimal.Decimal):
-        return {"__decimal__": str(value)}
-    return _foreign_to_json(value, _depth)
+    if isinstance(value, dt.datetime | dt.date | dt.time | dt.timedelta | decimal.Decimal):
+        return _time_or_decimal_to_json(value)
+    return _foreign_to_json(value, kind, depth)
 
 
 def _mapping_to_json(value: Mapping[Any, Any], depth: int) -> Any:
-    if all(type(key) is str for key in value):
-        body = {str(to_json_value(key)): to_json_value(item, depth + 1) for key, item in value.items()}
-        if not (len(body) == 1 and next(iter(body))[:2] == "__" == next(iter(body))[-2:]):
+    if all(isinstance(key, str) for key in value):
+        body = {str(to_json_value(str.__str__(key))): to_json_value(item, depth + 1) for key, item in value.items()}
+        if len(body) == len(value) and not (len(body) == 1 and next(iter(body))[:2] == "__" == next(iter(body))[-2:]):
             return body
-    # Keys that are no text, or a user's own dict that looks like a tag.
+    # Keys that are no text, or that are not told apart as text, or a user's own dict that looks like a tag.
     return {"__items__": [[to_json_value(k, depth + 1), to_json_value(v, depth + 1)] for k, v in value.items()]}
 
 
-def _foreign_to_json(value: Any, depth: int) -> Any:
-    if isinstance(value, bool | int | float | str):  # subclasses: enums of int, numpy.float64, ...
-        for base in (bool, int, float, str):
-            if isinstance(value, base):
-                return to_json_value(base(value), depth + 1)
-    if callable(getattr(value, "isoformat", None)):
-        return {"__datetime__": str(value.isoformat())}
-    if callable(getattr(value, "tolist", None)) and not isinstance(value, type):  # numpy scalars and arrays
-        if str(getattr(value, "dtype", "")) in ("datetime64[ns]", "timedelta64[ns]"):
-            value = value.astype(str(value.dtype).replace("ns", "us"))  # of nanoseconds it would make bare numbers
+def _time_or_decimal_to_json(value: Any) -> Any:
+    if isinstance(value, decimal.Decimal):
+        return {"__decimal__": str(value)}
+    if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):
+        # Of pandas; Python has microseconds only.
+        return value.isoformat() if isinstance(value, dt.datetime) else str(value)
+    if isinstance(value, dt.timedelta):
+        form: dict[str, Any] = {"__timedelta__": [value.days, value.seconds, value.microseconds]}
+    else:
+        name = "datetime" if isinstance(value, dt.datetime) else "date" if isinstance(value, dt.date) else "time"
+        form = {f"__{name}__": value.isoformat()}
+    try:
+        from_json_value(form)
+    except ValueError:  # pandas' years go beyond 9999
+        return str(value)
+    return form
+
+
+def _foreign_to_json(value: Any, kind: type, depth: int) -> Any:
+    if isinstance(value, enum.Enum) and not isinstance(value, int | str):
+        return {"__repr__": f"{kind.__module__}.{kind.__qualname__}.{value.name}"}
+    for base in (int, float, str, complex):  # subclasses: enums of int, numpy.float64, ...; not asked how they print
+        if isinstance(value, base):
+            return to_json_value(getattr(base, f"__{base.__name__}__")(value), depth + 1)
+    if isinstance(value, type):
+        return {"__callable__": f"{value.__module__}.{value.__qualname__}"}
+    if any((cls.__module__.partition(".")[0], cls.__name__) in _AS_TEXT for cls in kind.__mro__):
+        return to_json_value(str(value), depth + 1)
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M") and kind.__module__.startswith("numpy"):
+        return _numpy_times_to_json(value, depth)
+    if callable(getattr(value, "tolist", None)):  # numpy's scalars and arrays, pandas' columns, tensors
         plain = value.tolist()
-        if type(plain) is not type(value):
+        if type(plain).__module__ in ("builtins", "datetime", "decimal"):
             return to_json_value(plain, depth + 1)
-    if callable(value):
-        return {"__callable__": f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', type(value))}"}
-    return {"__repr__": f"{type(value).__module__}.{type(value).__qualname__}"}
+        if kind.__module__.startswith("numpy"):  # long doubles are the one number that Python has no equal for
+            return to_json_value(complex(value) if value.dtype.kind == "c" else float(value), depth + 1)
+    if is_dataclass(value):
+        return _mapping_to_json({item.name: getattr(value, item.name) for item in fields(value)}, depth)
+    if kind.__name__ in ("SimpleNamespace", "Namespace"):  # of types and argparse
+        return _mapping_to_json(vars(value), depth)
+    name = getattr(value, "__qualname__", None)
+    if callable(value) and isinstance(name, str):
+        return {"__callable__": f"{value.__module__}.{name}"}
+    return _description(kind)
+
+
+def _numpy_times_to_json(value: Any, depth: int) -> Any:
+    """Exactly: as what Python has for it, else (units above days and below microseconds, far years) as numpy's text."""
+    if value.ndim:
+        return [to_json_value(item, depth + 1) for item in value]
+    plain = value.tolist()
+    if value.dtype.kind == "M" and type(plain) is int and value.dtype == "datetime64[ns]" and plain % 1000 == 0:
+        plain = value.astype("datetime64[us]").tolist()
+    if value.dtype == "timedelta64[ns]" and type(plain) is int and plain % 1000 == 0:
+        plain = value.astype("timedelta64[us]").tolist()
+    return to_json_value(str(value) if type(plain) is int else plain, depth + 1)
+
+
+def _description(kind: type) -> Any:
+    return {"__repr__": f"{kind.__module__}.{kind.__qualname__}"}
 
 
 def from_json_value(value: Any) -> Any:
@@ -159,18 +229,22 @@ def from_json_value(value: Any) -> Any:
 def _hashable(value: Any) -> Any:
     if isinstance(value, set):
         return frozenset(value)
+    if isinstance(value, dict):  # a frozen dataclass, as a key
+        return tuple((key, _hashable(item)) for key, item in value.items())
     return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
 
 
 _UNTAG: dict[str, Any] = {
     "__float__": lambda inner: _FLOAT_WORDS[inner],
+    "__complex__": lambda inner: complex(*(from_json_value(part) for part in inner)),
     "__int__": lambda inner: int(inner, 16),
-    "__bytes__": lambda inner: base64.b64decode(inner),
+    "__bytes__": lambda inner: base64.b64decode(inner, validate=True),
     "__datetime__": dt.datetime.fromisoformat,
     "__date__": dt.date.fromisoformat,
     "__time__": dt.time.fromisoformat,
     "__timedelta__": lambda inner: dt.timedelta(*inner),
     "__decimal__": decimal.Decimal,
+    "__range__": lambda inner: range(*(from_json_value(part) for part in inner)),
     "__set__": lambda inner: {_hashable(from_json_value(item)) for item in inner},
     "__items__": lambda inner: {_hashable(from_json_value(k)): from_json_value(v) for k, v in inner},
     "__callable__": str,
@@ -179,6 +253,39 @@ _UNTAG: dict[str, Any] = {
 
 
 # ------------------------------------------------------------------------------------------------------------------
+
+# What a field may hold when it comes from elsewhere, by its annotation (text, since annotations are not evaluated here).
+_FITS: dict[str, Any] = {
+    "str": lambda value: type(value) is str,
+    "str | None": lambda value: value is None or type(value) is str,
+    "int": lambda value: type(value) is int,
+    "int | None": lambda value: value is None or type(value) is int,
+    "bool": lambda value: type(value) is bool,
+    "dict[str, Any]": lambda value: isinstance(value, dict),
+    "tuple[str, ...]": lambda value: isinstance(value, list) and all(type(item) is str for item in value),
+}
+
+
+def checked_fields(cls: Any, value: Any, read: Callable[[Any], Any]) -> dict[str, Any]:
+    """The fields of a dataclass out of a JSON object; keys that it does not have are left out.
+
+    Raises:
+        ValueError: it is no object, or a field is malformed; class and field are named.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{cls.__name__}: no object")
+    found = {}
+    for item in fields(cls):
+        if item.name not in value:
+            continue
+        try:
+            plain = read(value[item.name])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{cls.__name__}.{item.name}: {error}") from error
+        if not _FITS[str(item.type)](plain):
+            raise ValueError(f"{cls.__name__}.{item.name} cannot be {plain!r:.80}")
+        found[item.name] = plain
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +304,12 @@ class Entity:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The entity that `to_json` wrote. Keys that this version does not know are left out."""
-        known = {item.name for item in fields(cls)}
-        return cls(**{key: from_json_value(item) for key, item in value.items() if key in known})
+        """The entity that `to_json` wrote. Keys that this version does not know are left out.
+
+        Raises:
+            ValueError: no mapping, or a field of another type than it has; the field is named.
+        """
+        return cls(**checked_fields(cls, value, from_json_value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,15 @@ Rule 3  The chain covers the body's digest, so a body can be dropped after its r
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import sys
 from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import msgpack
 
@@ -288,3 +289,98 @@ class Record:
     error: str | None = None
     stands_for: str | None = None
     chunks: tuple[tuple[str, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict, read back by `from_json`: digests as hexadecimal, the stream as a uuid, the body as base64."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        return found | {
+            "kind": str(self.kind),
+            "status": str(self.status),
+            "lane": str(self.lane),
+            "stream": _uuid_text(self.stream),
+            "body": base64.b64encode(self.body).decode("ascii"),
+            "digest": self.digest.hex(),
+            "chain": self.chain.hex(),
+            "chunks": [[sha256, size] for sha256, size in self.chunks],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """The record that `to_json` wrote. Keys that this version does not know are left out.
+
+        Raises:
+            ValueError: no object, a field is missing or malformed; the field is named.
+        """
+        if not isinstance(value, Mapping):
+            raise ValueError("Record: no object")
+        found = {}
+        for item in fields(cls):
+            if item.name not in value:
+                if item.default is MISSING:
+                    raise ValueError(f"Record.{item.name} is missing")
+                continue
+            try:
+                found[item.name] = _READ[item.name](value[item.name])
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ValueError(f"Record.{item.name} cannot be {value[item.name]!r:.80}") from error
+        if found["last"] < found["first"]:
+            raise ValueError(f"Record.last cannot be {found['last']}: first is {found['first']}")
+        return cls(**found)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError
+    value.encode("utf-8")  # no lone surrogate
+    return value
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _sha256(value: Any) -> bytes:
+    """32 bytes, or none where the record has not taken its place yet."""
+    found = bytes.fromhex(_text(value))
+    if found.hex() != value or len(found) not in (0, 32):
+        raise ValueError
+    return found
+
+
+def _uuid_text(value: bytes) -> str:  # the module `uuid` takes milliseconds to import
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _uuid(value: Any) -> bytes:
+    found = bytes.fromhex(_text(value).replace("-", ""))
+    if len(found) != 16 or _uuid_text(found) != value:
+        raise ValueError
+    return found
+
+
+def _base64(value: Any) -> bytes:
+    found = base64.b64decode(_text(value), validate=True)
+    if base64.b64encode(found).decode("ascii") != value:
+        raise ValueError
+    return found
+
+
+def _chunks(value: Any) -> tuple[tuple[str, int], ...]:
+    if not isinstance(value, list | tuple) or not all(_sha256(sha256) for sha256, _ in value):
+        raise ValueError
+    return tuple((sha256, _count(size)) for sha256, size in value)
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "id": _count, "kind": RecordKind, "status": Status, "destination": _count, "stream": _uuid, "lane": Lane, "first": _count,
+    "last": _count, "key": _text, "body": _base64, "digest": _sha256, "chain": _sha256, "entity": _text_or_none,
+    "run": _text_or_none, "size": _count, "retries": _count, "hold": _text_or_none, "error": _text_or_none,
+    "stands_for": _text_or_none, "chunks": _chunks,
+}  # fmt: skip

@@ -208,11 +208,11 @@ class PipelineHome:
 
     def writer_pid(self) -> int:
         """The writer's pid, as soon as there is one."""
-        return int(until(lambda: self.live().get("writer"), "a writer"))
+        return int(until(lambda: self.live().get("writer") or 0, "a writer"))
 
     def sender_pid(self) -> int:
         """The sender's pid, as soon as there is one."""
-        return int(until(lambda: self.live().get("sender"), "a sender"))
+        return int(until(lambda: self.live().get("sender") or 0, "a sender"))
 
     def processes(self) -> dict[int, str]:
         """All processes whose command line names this home."""

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from seclea.api import base_bodies
 from seclea.api.auth import AuthService
 from seclea.api.base_bodies import ReadChunk
+from seclea.api.base_portal import BasePortal, Surroundings
 from seclea.api.exchange import Exchange, json_of, text_of
 from seclea.api.lookup import Lookup
 from seclea.api.reading import Reply
@@ -65,6 +66,7 @@ class Api:
     ) -> None:
         self._session = session
         self._exchange = Exchange(session, None if local else auth)
+        self._base = BasePortal(self._exchange, self)
         self._local = local
         self.destination = destination
         self._capabilities: dict[str, Any] | None = None
@@ -180,14 +182,16 @@ class Api:
         references: Mapping[str, str],
         project: str | None = None,
         read_chunk: ReadChunk | None = None,
+        hashes: Mapping[str, str] | None = None,
     ) -> Outcome:
-        """Send one record, once.
+        """Send one record, once. (A base-only portal is asked before, and may be told in a second dialect.)
 
         Args:
             organization: the portal's uuid of it.
             references: our uuid → the portal's, where they differ.
             project: our uuid of the project, where the body does not name it; left out of the query without it.
             read_chunk: gives the payload's chunks for a portal without chunks.
+            hashes: our uuid of a dataset → its hash, for a portal that knows datasets by these; it is asked for others.
         Raises:
             LedgerError: ``read_chunk`` did; nothing complete was sent.
         """
@@ -209,7 +213,8 @@ class Api:
             outcome, reply = self._send_extended(record, lookup.scope)
             outcome = check_receipt(outcome, record)
         else:
-            outcome, reply = self._send_base(record, lookup.scope, organization, references, read_chunk)
+            around = Surroundings(organization, lookup.scope, references, hashes or {}, read_chunk)
+            outcome, reply = self._base.create(record, _create_path(record), around)
         if outcome.verdict is Verdict.MISSING:
             return _for_good(record, outcome)
         if outcome.verdict is not Verdict.REFUSED or reply is None:
@@ -281,23 +286,6 @@ class Api:
             headers=headers,
             kind=record.kind,
         )
-
-    def _send_base(
-        self,
-        record: Record,
-        params: Mapping[str, str],
-        organization: str,
-        references: Mapping[str, str],
-        read_chunk: ReadChunk | None,
-    ) -> tuple[Outcome, Reply | None]:
-        body = json.loads(record.body)
-        path = _create_path(record)
-        if record.kind not in (RecordKind.DATASET, RecordKind.MODEL_STATE):
-            fields = base_bodies.json_fields(record.kind, body, organization, references)
-            return self._exchange.call("POST", path, params=params, json=fields, kind=record.kind)
-        assert read_chunk is not None, "a portal without chunks needs the payload itself"
-        parts = base_bodies.form_parts(record.kind, body, references, record.chunks, read_chunk)
-        return self._exchange.call("POST", path, params=params, files=parts, kind=record.kind)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ project            by name
 model              by name and framework
 dataset            by hash (the same content), then by name (another content)
 model state        by training run and sequence number
-training run       by id, then by name (older portals make their own ids)
-transformation     by id
+training run       by name, and then by our id: the run's own, or in its metadata where the portal makes its own
+transformation     by dataset and name, and then by our id, or by code and place in the chain
+
+All of these are lists that every portal has; whether it heeds a filter is looked at here.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from seclea.api.base_bodies import RUN_MARK
 from seclea.api.replies import clean, outcome_of
 from seclea.contract import Outcome, Verdict
 from seclea.entities import Kind
@@ -57,7 +60,7 @@ class Lookup:
             RecordKind.DATASET: self._dataset,
             RecordKind.MODEL_STATE: self._model_state,
             RecordKind.TRAINING_RUN: self._training_run,
-            RecordKind.DATASET_TRANSFORMATION: self._by_id,
+            RecordKind.DATASET_TRANSFORMATION: self._transformation,
         }.get(self._record.kind)
         try:
             return ask() if ask is not None else None
@@ -82,29 +85,43 @@ class Lookup:
         found = [
             item
             for item in self._api.find(Kind.MODEL_STATE, **self.scope, training_run=run, sequence_num=str(number))
-            if str(item.get("sequence_num", number)) == str(number)
+            if str(item.get("sequence_num", number)) == str(number) and item.get("training_run", run) == run
         ]
         # An older portal gives no digest to compare. The run is ours and so is the number: then the state is, too.
         same = [item for item in found if item.get("sha256") in (None, self._body["sha256"])]
         return self._adopt(same) or self._taken(found, "sha256", self._body["sha256"])
 
     def _training_run(self) -> Outcome | None:
-        known = self._by_id()
-        if known is not None:
-            return known
-        same = [item for item in self._find(name=self._body["name"]) if item.get("params") == self._body["params"]]
-        return self._adopt(same)
+        """Ours only: another run with the same name and parameters is another training."""
+        return self._adopt(item for item in self._find(name=self._body["name"]) if self._is_this(item))
 
-    def _by_id(self) -> Outcome | None:
-        found = self._api.get(self._record.kind, self._known(self.uuid), **self.scope)
-        return self._adopt([found]) if found is not None else None
+    def _transformation(self) -> Outcome | None:
+        body = self._body
+        found = self._find(dataset=self._known(body["dataset"]), name=body["name"])
+        same = [item for item in found if self._is_this(item)]
+        return self._adopt(same) or self._adopt(
+            item
+            for item in found
+            if item.get("code_raw") == body["code_raw"] and item.get("order", body["order"]) == body["order"]
+        )
+
+    def _is_this(self, item: Mapping[str, Any]) -> bool:
+        metadata = item.get("metadata")
+        mark = metadata.get(RUN_MARK) if isinstance(metadata, dict) else None
+        return bool(self.uuid) and self.uuid in (item.get("uuid"), mark)
 
     # ----------------------------------------------------------------------------------------------------------------
 
     def _find(self, **wanted: str) -> list[dict[str, Any]]:
         """What has all the wanted values: a portal that ignores a filter must not make us adopt something else."""
-        found = self._api.find(self._record.kind, **self.scope, **wanted)
-        return [item for item in found if all(item.get(name) == value for name, value in wanted.items())]
+        found = self._api.find(self._record.kind, **{**self.scope, **wanted})
+        project = self.scope.get("project")
+        return [
+            item
+            for item in found
+            if all(item.get(name) == value for name, value in wanted.items())
+            and (project is None or item.get("project") in (None, project))
+        ]
 
     def _known(self, uuid: str) -> str:
         return self._references.get(uuid, uuid)

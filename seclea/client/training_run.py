@@ -42,6 +42,7 @@ class TrainingRun:
         self._step = -1
         self._ended: str | None = None
         self._terminated = False
+        self._has_final = False  # as far as this process knows
         self._bind()
         forget_after_fork(self)
 
@@ -125,7 +126,7 @@ class TrainingRun:
         Args:
             model: a PyTorch ``Module`` or ``state_dict``, or a fitted scikit-learn estimator.
             step: of the run, for people and curves.
-            final: the state that the run ends with.
+            final: the state that the run ends with; one in a run.
         Returns:
             What was recorded: its uuid, size in bytes and sha256.
         Raises:
@@ -138,6 +139,10 @@ class TrainingRun:
             raise self._ended_error()
         if self._put is None:
             self._bind()
+        if final and self._has_final:
+            raise UsageError(
+                f"The run {self.name or self.uuid!r} has its final state already.", "Log others without final=True."
+            )
         extra = check_params(metadata or {}, "metadata")
         step = None if step is None else check_step(step)
         self._pipeline.wait_for_room()
@@ -159,6 +164,7 @@ class TrainingRun:
             sha256=taken.sha256,
         )
         self._pipeline.store_entity(self._speaker, state, run=self.uuid, payload=taken.path)
+        self._has_final = self._has_final or final
         return state
 
     def finish(self, status: str = RunStatus.FINISHED, *, timeout: float | None = None) -> Progress:

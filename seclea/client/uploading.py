@@ -43,6 +43,7 @@ class Upload:
         self._disk_limit = disk_limit
         self._files: list[StoredTable] = []
         self._pending: list[Future[StoredTable]] = []
+        self._begun: Future[StoredTable] | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Upload:
@@ -99,6 +100,8 @@ class Upload:
         path: str,
     ) -> Dataset:
         if transformations:
+            if stored is None and self._known.by_content(content) is None:
+                self._begin_store(content)  # beside the steps, which take a while
             steps = Chain(transformations, content, metadata, self._known, self._store).walk()
             content, described = _with_table(steps[-1].content, content), steps[-1].metadata
         else:
@@ -107,8 +110,8 @@ class Upload:
         digest = content.identity(split)
         known = self._taken(name, digest)
         if known is None and stored is None:
-            stored = self._keep(store_parquet(content.table, self._home.incoming))
-        self._check_sizes(stored if known is None else None, name)
+            stored = (self._begun or self._begin_store(content)).result()
+        self._check_sizes(name)
         parent = self._hand_over_steps(steps, name)
         if known is None:
             assert stored is not None
@@ -148,16 +151,14 @@ class Upload:
         self._pending.append(future)
         return future
 
-    def _keep(self, stored: StoredTable) -> StoredTable:
-        self._files.append(stored)
-        return stored
+    def _begin_store(self, content: Content) -> Future[StoredTable]:
+        """Store the dataset itself."""
+        self._begun = self._store(content)
+        return self._begun
 
-    def _check_sizes(self, stored: StoredTable | None, name: str) -> None:
+    def _check_sizes(self, name: str) -> None:
         """Before anything is handed over: no payload may be larger than the limit on all of the disk."""
-        pending, self._pending = self._pending, []
-        for future in pending:
-            self._keep(future.result())
-        for file in [*self._files, *([stored] if stored else [])]:
+        for file in [*self._files, *(pending.result() for pending in self._pending)]:
             if file.size > self._disk_limit:
                 raise TooLargeError(
                     f"The dataset {name!r}, or a step on the way to it, has {file.size / 1e6:.0f} MB;"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seclea.entities import from_json_value, to_json_value
-from seclea.errors import MetricError, TooLargeError, UsageError
+from seclea.errors import MetricError, SecleaError, TooLargeError, UsageError
 
 # Lengths that portals accept (characters).
 DATASET_NAME = 256
@@ -53,6 +53,17 @@ def check_metrics(metrics: Any) -> dict[str, float]:
     Raises:
         MetricError: no dict, empty, a key that is no text, or a value that is no number; the key is named.
     """
+    try:
+        return _checked_metrics(metrics)
+    except SecleaError:
+        raise
+    except Exception as error:  # whatever a user's own class raises when it is looked at
+        raise MetricError(
+            f"The metrics cannot be read: {type(error).__name__}.", 'For instance {"loss": 0.3}.'
+        ) from error
+
+
+def _checked_metrics(metrics: Any) -> dict[str, float]:
     if not isinstance(metrics, Mapping):
         raise MetricError(
             f"Metrics must be a dict of names and numbers, not {type(metrics).__name__}.", 'For instance {"loss": 0.3}.'
@@ -143,8 +154,9 @@ def check_step(step: Any) -> int:
             raise TypeError
         number = operator.index(step)
     except Exception:
-        hint = f"Use int(step): {int(step)}." if isinstance(step, float) and step == step // 1 else ""
-        raise MetricError(f"step must be a whole number, not {step!r} ({type(step).__name__}).", hint) from None
+        hint = f"Use int(step): {int(step)}." if type(step) is float and step == step // 1 else ""
+        shown = repr(step) if type(step) in (bool, float, str, type(None)) else "a value"
+        raise MetricError(f"step must be a whole number, not {shown} ({type(step).__name__}).", hint) from None
     if not -(2**63) <= number < 2**63:
         raise MetricError(f"step {number} does not fit 64 bits.")
     return number
@@ -161,6 +173,15 @@ def check_params(params: Any, what: str = "params") -> dict[str, Any]:
         UsageError: another type, a key that is no text, nested too deep.
         TooLargeError: more than 1 MiB as JSON.
     """
+    try:
+        return _checked_params(params, what)
+    except SecleaError:
+        raise
+    except Exception as error:  # whatever a user's own class raises when it is looked at
+        raise UsageError(f"{what} cannot be read: {type(error).__name__}.", "Pass a dict of plain values.") from error
+
+
+def _checked_params(params: Any, what: str) -> dict[str, Any]:
     if any(cls.__module__ == "argparse" for cls in type(params).__mro__):  # importing it costs 10 ms
         params = vars(params)
     elif dataclasses.is_dataclass(params) and not isinstance(params, type):
@@ -174,6 +195,8 @@ def check_params(params: Any, what: str = "params") -> dict[str, Any]:
             raise UsageError(f"{what} has the key {key!r}, which is no text.", f"Use {str(key)!r}.")
         if _raw_bytes(value) > MAX_PARAMS_BYTES:  # before it is made into a list of Python numbers
             raise _too_large(what, f"{key!r} alone has {_raw_bytes(value)} bytes")
+    if _is_too_many(params):  # a small structure that refers to its parts again and again can be huge as JSON
+        raise _too_large(what, "they are more as JSON")
     form = to_json_value({str.__str__(key): value for key, value in params.items()})
     size = len(json.dumps(form, ensure_ascii=False).encode("utf-8"))
     if size > MAX_PARAMS_BYTES:
@@ -182,8 +205,26 @@ def check_params(params: Any, what: str = "params") -> dict[str, Any]:
     return found
 
 
+def _is_too_many(value: Any) -> bool:
+    """Whether it has more items than `MAX_PARAMS_BYTES`, each counted as often as it would be written."""
+    count, left = 0, [(value, 0)]
+    while left:
+        item, depth = left.pop()
+        if isinstance(item, dict):
+            item = [*item.keys(), *item.values()]
+        if isinstance(item, list | tuple | set | frozenset) and depth <= 64:  # deeper is refused elsewhere
+            count += len(item)
+            if count > MAX_PARAMS_BYTES:
+                return True
+            left += [(part, depth + 1) for part in item if not isinstance(part, int | float | str)]
+    return False
+
+
 def _raw_bytes(value: Any) -> int:
-    size = getattr(value, "nbytes", 0)
+    try:
+        size = getattr(value, "nbytes", 0)
+    except Exception:  # of a user's own class
+        return 0
     return size if isinstance(size, int) else 0
 
 

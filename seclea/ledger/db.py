@@ -22,7 +22,7 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.errors import LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
-from seclea.ledger.view import OPEN, Reader
+from seclea.ledger.view import LOCAL_ONLY, OPEN, Reader
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
 
 
@@ -398,10 +398,10 @@ class Ledger(Reader):
             (receipt, int(keep_body), record),
         )
         self._connection.execute(
-            "INSERT INTO totals (destination, kind, records, points, bytes) SELECT destination, kind, 1, points, size"
+            "INSERT INTO totals (destination, kind, records, points, bytes) SELECT destination, kind || ?, 1, points, size"
             " FROM records WHERE id = ? ON CONFLICT DO UPDATE SET records = records + 1,"
             " points = points + excluded.points, bytes = bytes + excluded.bytes",
-            (record,),
+            (LOCAL_ONLY if event is Event.KEPT_LOCALLY else "", record),
         )
 
     def fail(self, record: int, event: Event, error: str) -> None:

@@ -20,6 +20,10 @@ _RECORD_COLUMNS = """r.id, r.kind, r.status, r.destination, s.uuid AS stream, r.
 # In the words of the indices on open records: sqlite takes those only for a query that says just this.
 OPEN = "status IN ('Saving', 'Transmitting')"
 
+LOCAL_ONLY = (
+    " (local only)"  # behind the kind in the totals, behind "Completed" in counts: the portal has no place for it
+)
+
 
 def _to_record(row: sqlite3.Row, chunks: Sequence[tuple[str, int]] = ()) -> Record:
     return Record(
@@ -111,7 +115,8 @@ class Reader:
             f"SELECT kind, sum(records) AS n FROM totals WHERE 1{where} GROUP BY kind",  # noqa: S608
             values,
         ):
-            result.setdefault(row["kind"], {})["Completed"] = row["n"]
+            kind = row["kind"].removesuffix(LOCAL_ONLY)
+            result.setdefault(kind, {})["Completed" + row["kind"].removeprefix(kind)] = row["n"]
         return result
 
     def pending(self, destination: int | None = None) -> tuple[int, int]:
@@ -127,7 +132,7 @@ class Reader:
 
     def delivered(self, destination: int | None = None) -> tuple[int, int, int]:
         """(records, metric points, bytes) that the portal acknowledged."""
-        where = "" if destination is None else " WHERE destination = ?"
+        where = f" WHERE kind NOT LIKE '%{LOCAL_ONLY}'" + ("" if destination is None else " AND destination = ?")
         row = self._one(
             "SELECT coalesce(sum(records), 0) AS n, coalesce(sum(points), 0) AS p, coalesce(sum(bytes), 0) AS b"  # noqa: S608
             f" FROM totals{where}",
@@ -225,13 +230,27 @@ class Reader:
         return [row[0] for row in rows]
 
     def remote_ids(self, uuids: Sequence[str]) -> dict[str, str]:
-        """The portal's id of each of these entities that it has."""
+        """The portal's id of each of these entities that it has; also under the id of what one turned out to be."""
         found = {}
         for uuid in uuids:
             row = self.entity(uuid)
             if row is not None and row["remote_id"] is not None:
-                found[uuid] = row["remote_id"]
+                found[uuid] = found[row["uuid"]] = row["remote_id"]
         return found
+
+    def hashes(self, uuids: Sequence[str]) -> dict[str, str]:
+        """The identity of each of these that is a dataset, likewise."""
+        found = {}
+        for uuid in uuids:
+            row = self.entity(uuid)
+            if row is not None and row["digest"]:
+                found[uuid] = found[row["uuid"]] = row["digest"]
+        return found
+
+    def project_of(self, record: int) -> str:
+        """The project whose stream a record stands in."""
+        row = self._one("SELECT s.project FROM records r JOIN streams s ON s.id = r.stream WHERE r.id = ?", (record,))
+        return str(row["project"]) if row is not None else ""
 
 
 class LedgerView(Reader):

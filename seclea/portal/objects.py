@@ -285,6 +285,12 @@ def show_row(connection: Connection, collection: Collection, row_id: int) -> dic
     return _with_lists(connection, collection, [row])[0]
 
 
+def show_rows(connection: Connection, collection: Collection, condition: Any) -> list[dict[str, Any]]:
+    """All objects that fit, as JSON; the condition says whose."""
+    rows = connection.execute(collection.query.where(condition).order_by(collection.table.c.id)).mappings().all()
+    return _with_lists(connection, collection, rows)
+
+
 def show_list(
     connection: Connection,
     collection: Collection,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table, func, select, union
 
+from seclea.portal import lineage
+from seclea.portal.lineage import Direction
 from seclea.portal.objects import (
     DATASETS,
     MODEL_STATES,
@@ -20,10 +21,26 @@ from seclea.portal.objects import (
 )
 from seclea.portal.receipts import read_receipts
 from seclea.portal.series import list_keys
-from seclea.portal.tables import datasets, model_states, models, organizations, training_run_datasets, training_runs
+from seclea.portal.steps import columns_of, names_of, read_step, read_steps, verdict_of, way_to
+from seclea.portal.tables import (
+    dataset_transformations,
+    datasets,
+    model_states,
+    models,
+    organizations,
+    training_run_datasets,
+    training_runs,
+    transformation_inputs,
+)
 from seclea.portal.tables import projects as project_rows
 
 ROWS = 500  # of a list on a page
+STEPS = 100  # whose source stands on a dataset's page: the last ones
+WAYS = 20  # datasets of a run whose way from the raw data is written out
+SHOWN_APART = frozenset(  # metadata with a place of its own on a dataset's page
+    {"features", "categorical_features", "categorical_values", "outputs_info", "column_digests", "roles", "split",
+     "num_samples", "framework", "content_digest", "dataset_type"}
+)  # fmt: skip
 
 
 def projects(connection: Connection, scope: list[int]) -> list[dict[str, Any]]:
@@ -87,12 +104,22 @@ def project(connection: Connection, scope: list[int], uuid: str) -> dict[str, An
     for run_shown in runs:
         run_shown["states"] = states.get(run_shown["uuid"], 0)
         run_shown["model_name"] = names.get(run_shown["model"], "")
-    tables = _list(connection, DATASETS, scope, project=uuid)
-    titled = select(datasets.c.uuid, datasets.c.name).where(datasets.c.organization_id == row["organization_id"])
+    tables = _list(connection, DATASETS, scope, project=uuid, intermediate="false")
+    between = _list(connection, DATASETS, scope, project=uuid, intermediate="true")
+    above = [table["parent"] for table in [*tables, *between] if table["parent"]]
+    titled = select(datasets.c.uuid, datasets.c.name).where(
+        datasets.c.organization_id == row["organization_id"], datasets.c.uuid.in_(above)
+    )
     titles: dict[str, str] = dict(connection.execute(titled).tuples().all())
-    for table in tables:
+    for table in [*tables, *between]:
         table["parent_name"] = titles.get(table["parent"], "")
-    return {"project": show_row(connection, PROJECTS, row["id"]), "runs": runs, "datasets": tables, "rows": ROWS}
+    return {
+        "project": show_row(connection, PROJECTS, row["id"]),
+        "runs": runs,
+        "datasets": tables,
+        "between": between,
+        "rows": ROWS,
+    }
 
 
 def run(connection: Connection, scope: list[int], uuid: str) -> dict[str, Any] | None:
@@ -103,16 +130,19 @@ def run(connection: Connection, scope: list[int], uuid: str) -> dict[str, Any] |
     shown = show_row(connection, TRAINING_RUNS, row["id"])
     model = connection.execute(select(models.c.name, models.c.framework).where(models.c.id == row["model_id"])).first()
     used = connection.execute(
-        select(datasets.c.uuid, datasets.c.name)
+        select(datasets.c.uuid, datasets.c.name, training_run_datasets.c.role)
         .join(training_run_datasets, training_run_datasets.c.dataset_id == datasets.c.id)
         .where(training_run_datasets.c.training_run_id == row["id"])
         .order_by(training_run_datasets.c.position)
     ).all()
+    graph = lineage.of_run(connection, row, Direction.UP)
     return {
         "run": shown,
         "project": show_row(connection, PROJECTS, row["project_id"]),
         "model": model,
         "datasets": used,
+        "ways": [{"role": item.role, "way": way_to(graph, item.uuid)} for item in used[:WAYS]],
+        "verdict": verdict_of(graph),
         "keys": list_keys(connection, row["id"]),
         "states": _list(connection, MODEL_STATES, scope, training_run=uuid),
         "receipts": read_receipts(connection, scope, None, shown["uuid"]),
@@ -120,29 +150,68 @@ def run(connection: Connection, scope: list[int], uuid: str) -> dict[str, Any] |
 
 
 def dataset(connection: Connection, scope: list[int], uuid: str) -> dict[str, Any] | None:
-    """A dataset with its parent, children, the steps that led to it and the runs that used it."""
+    """A dataset with the way from the origin to it, its children and the runs that used it."""
     row = find_row(connection, DATASETS, scope, uuid)
     if row is None:
         return None
-    parent = connection.execute(
-        select(datasets.c.uuid, datasets.c.name).where(datasets.c.id == row["parent_id"])
-    ).first()
-    children = connection.execute(
-        select(datasets.c.uuid, datasets.c.name).where(datasets.c.parent_id == row["id"]).order_by(datasets.c.id)
-    ).all()
-    used_by = connection.execute(
-        select(training_runs.c.uuid, training_runs.c.name, training_runs.c.status)
-        .join(training_run_datasets, training_run_datasets.c.training_run_id == training_runs.c.id)
-        .where(training_run_datasets.c.dataset_id == row["id"])
-        .order_by(training_runs.c.id.desc())
-    ).all()
-    steps = _list(connection, TRANSFORMATIONS, scope, dataset=uuid)
+    shown = show_row(connection, DATASETS, row["id"])
+    graph = lineage.of_dataset(connection, row, Direction.UP)
+    names = names_of(graph)
+    way = way_to(graph, shown["uuid"])
+    wanted = [edge["transformation"] for part in way for edge in part["steps"]][-STEPS:]
+    found = read_steps(connection, row["organization_id"], wanted, names)
+    for part in way:
+        part["steps"] = [found.get(edge["transformation"], edge) for edge in part["steps"]]
     return {
-        "dataset": show_row(connection, DATASETS, row["id"]),
+        "dataset": shown,
         "project": show_row(connection, PROJECTS, row["project_id"]),
-        "parent": parent,
-        "children": children,
-        "runs": used_by,
-        "steps": sorted(steps, key=lambda step: step["order"]),
-        "metadata": json.loads(row["metadata"]),
+        "way": way,
+        "verdict": verdict_of(graph),
+        "children": _children(connection, row["id"]),
+        "runs": _runs_on(connection, row["id"]),
+        "columns": columns_of(shown["metadata"]),
+        "metadata": {name: item for name, item in shown["metadata"].items() if name not in SHOWN_APART},
+    }
+
+
+def _children(connection: Connection, row_id: int) -> list[Any]:
+    """What was made from a dataset, as its parent or as one of the inputs of a step."""
+    columns = (datasets.c.id, datasets.c.uuid, datasets.c.name, datasets.c.intermediate)
+    made_from = (
+        select(*columns)
+        .join(dataset_transformations, dataset_transformations.c.dataset_id == datasets.c.id)
+        .join(transformation_inputs, transformation_inputs.c.transformation_id == dataset_transformations.c.id)
+        .where(transformation_inputs.c.dataset_id == row_id, datasets.c.id != row_id)
+    )
+    both = union(select(*columns).where(datasets.c.parent_id == row_id), made_from)
+    return list(connection.execute(both.order_by("id").limit(ROWS)).all())
+
+
+def _runs_on(connection: Connection, row_id: int) -> list[Any]:
+    return list(
+        connection.execute(
+            select(training_runs.c.uuid, training_runs.c.name, training_runs.c.status, training_run_datasets.c.role)
+            .join(training_run_datasets, training_run_datasets.c.training_run_id == training_runs.c.id)
+            .where(training_run_datasets.c.dataset_id == row_id)
+            .order_by(training_runs.c.id.desc())
+            .limit(ROWS)
+        ).all()
+    )
+
+
+def transformation(connection: Connection, scope: list[int], uuid: str) -> dict[str, Any] | None:
+    """A step: its source, what it was given and what it changed."""
+    row = find_row(connection, TRANSFORMATIONS, scope, uuid)
+    if row is None:
+        return None
+    shown = show_row(connection, TRANSFORMATIONS, row["id"])
+    named = {shown["dataset"], *shown["inputs"]}
+    titled = select(datasets.c.uuid, datasets.c.name, datasets.c.project_id).where(
+        datasets.c.organization_id == row["organization_id"], datasets.c.uuid.in_(named)
+    )
+    found = connection.execute(titled).all()
+    project_id = next(item.project_id for item in found if item.uuid == shown["dataset"])
+    return {
+        "step": read_step(shown, {item.uuid: item.name for item in found}),
+        "project": show_row(connection, PROJECTS, project_id),
     }

@@ -10,16 +10,21 @@ Rule 2  A newcomer's ring exists before it asks. A writer that leaves takes the 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
 import threading
+import time
 from typing import NamedTuple
 
 from seclea.contract import Home
 from seclea.errors import PipelineError
-from seclea.processes.rendezvous import prepare, ring_bell
+from seclea.processes.rendezvous import ask, prepare, ring_bell
 from seclea.processes.spawn import spawn_detached
+
+_ANSWER_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
 
 
 class Started(NamedTuple):
@@ -75,6 +80,23 @@ def ensure_writer(home: Home) -> Started:
         os.close(lock)
     _reap(child)
     return Started(found=False, started=child.pid)
+
+
+def replace_writer(home: Home, timeout_seconds: float = 5.0) -> None:
+    """After the writer died: see that another one lives, not only that somebody listens.
+
+    A process that was killed lets go of its descriptors one by one. Its lifeline may be cut while its socket still takes
+    connections, so a bell that rings proves nothing; an answer does.
+
+    Raises:
+        PipelineError: the process cannot be started.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while not ensure_writer(home).started and time.monotonic() < deadline:
+        with contextlib.suppress(PipelineError):  # it does not answer: it may be the one that died
+            if ask(home, {"op": "status"}, _ANSWER_SECONDS) is not None:
+                return
+        time.sleep(_LOOK_SECONDS)
 
 
 def _reap(child: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,7 @@ from seclea.contract import Home
 from seclea.errors import PipelineError
 from seclea.processes.logs import set_up_logging
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
-from seclea.processes.start import ensure_writer
+from seclea.processes.start import replace_writer
 from seclea.queues.queue import Queue
 from seclea.sender.sender import Sender
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     if orphaned:
         log.warning("the writer is gone: starting another")
         with contextlib.suppress(PipelineError):
-            ensure_writer(home)
+            replace_writer(home)
     # Only now: whoever waits for the home to be quiet must never see it without any lock held.
     lock.release()
     return 0

@@ -161,13 +161,20 @@ class LaneWorker:
         self._state.count_request(retry=record.retries > 0)
         try:
             organization = self._state.organization_uuid(self._tools.api)
-            references = self._references(record)
+            assert self._view is not None
+            project, needs = self._view.project_of(record.id), self._view.needs_of(record.id)
+            references = self._view.remote_ids([project, *needs]) | self._state.remote
             if record.chunks and self._tools.api.speaks("chunks"):
                 outcome = self._send_chunks(record, organization)
                 if outcome is not None:
                     return outcome
             return self._tools.api.send(
-                record, organization=organization, references=references, read_chunk=self._tools.spool.read
+                record,
+                organization=organization,
+                references=references,
+                project=project,
+                read_chunk=self._tools.spool.read,
+                hashes=self._view.hashes(needs),
             )
         except LedgerError as error:
             # The payload in the spool is damaged or gone: this record, for good, and said so.
@@ -176,10 +183,6 @@ class LaneWorker:
             return Outcome(Verdict.HOLD, detail=str(error))
         except (PortalUnavailable, PortalError, AuthenticationError) as error:
             return outcome_of(error)
-
-    def _references(self, record: Record) -> dict[str, str]:
-        assert self._view is not None
-        return self._view.remote_ids(self._view.needs_of(record.id)) | self._state.remote
 
     def _send_chunks(self, record: Record, organization: str) -> Outcome | None:
         """Send the chunks that the portal lacks; None when it has them all."""

@@ -62,7 +62,8 @@ class Settler:
     def _completed(self, row: sqlite3.Row, verdict: Verdict, message: Mapping[str, Any]) -> None:
         record, kind = row["id"], RecordKind(row["kind"])
         event = Event.KEPT_LOCALLY if verdict is Verdict.KEPT_LOCALLY else Event.DELIVERED
-        receipt = json.dumps(message.get("receipt") or {}, separators=(",", ":"))
+        kept = {"local_only": True} if event is Event.KEPT_LOCALLY else {}
+        receipt = json.dumps(message.get("receipt") or kept, separators=(",", ":"))
         keep = kind not in _DROPPED_BODIES or event is Event.KEPT_LOCALLY
         self._ledger.complete(record, event, receipt, keep_body=keep)
         self.free_chunks += self._ledger.release_chunks(record)

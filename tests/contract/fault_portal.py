@@ -26,6 +26,7 @@ CAPABILITIES = {
     "encodings": ["gzip", "identity"],
     "limits": {"body_bytes": 1 << 24, "chunk_bytes": 1 << 24, "chunks": 65536},
 }
+LISTS = ("projects", "models", "datasets", "dataset-transformations", "model-states", "training-runs")
 ORGANIZATION = "01900000-0000-7000-8000-0000000000aa"
 
 
@@ -120,7 +121,7 @@ class FaultPortal:
     def extended(self) -> FaultPortal:
         """Speak the extensions, and acknowledge every record that has no other script."""
         self.on("GET", "/api/capabilities", Answer(200, CAPABILITIES))
-        for name in ("projects", "models", "datasets", "model-states", "training-runs"):
+        for name in LISTS:
             self.on("GET", f"/collection/{name}", Answer(200, []))
         for name in ("projects", "models", "datasets", "dataset-transformations", "training-runs", "model-states"):
             self.on("POST", f"/collection/{name}", receipted)
@@ -132,7 +133,7 @@ class FaultPortal:
         """Be an older deployment: no capabilities, no streams, lists that are empty."""
         self.on("GET", "/api/capabilities", Answer(404, {"detail": "Not found."}))
         self.on("GET", "/organization/", Answer(200, [{"uuid": ORGANIZATION, "name": "Acme"}]))
-        for name in ("projects", "models", "datasets", "model-states", "training-runs"):
+        for name in LISTS:
             self.on("GET", f"/collection/{name}", Answer(200, []))
         return self
 

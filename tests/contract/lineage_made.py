@@ -84,7 +84,7 @@ class Made:
         body = {"project": self.project, "name": name, "hash": digest, "metadata": metadata, "format": "parquet"}
         return self.post("dataset", "datasets", {**body, "parent": parent, **self.payload, **fields})
 
-    def step(self, function: str, made: str, inputs: Sequence[str], order: int = 0, **details: Any) -> str:
+    def step(self, function: str, made: str, inputs: Sequence[str], order: int = 0, /, **details: Any) -> str:
         """The record of a step, with everything that the client says of one."""
         name = function.split(" ")[0]
         body = {
@@ -127,8 +127,8 @@ class Made:
             "split": None,
             "verdict": "declared, not verified" if function == "encode" else "reproduced",
             "output": {"digest": digest, "content_digest": digest},
-            "before": {"rows": 569, "columns": 7, "nulls": 41},
-            "after": {"rows": 569, "columns": 7, "nulls": 0},
+            "before": {"rows": 569, "columns": 7, "nulls": 41 if function == "impute" else 0},
+            "after": {"rows": 569, "columns": 6 if function == "drop_correlated" else 7, "nulls": 0},
             "changes": {
                 "added": [],
                 "removed": ["tenure_months"] if function == "drop_correlated" else [],
@@ -189,8 +189,16 @@ def claims(
     raw = made.dataset("claims-2026.csv", format="csv")
     regions = made.dataset("regions.csv", format="csv", metadata={"num_samples": 12, "features": ["region", "density"]})
     clean = made.chain("claims clean", raw, ["impute", "drop_correlated", "scale"])
-    train = made.chain("claims train", clean, ["split"], metadata={"num_samples": 455, "split": "train"})
-    test = made.chain("claims test", clean, ["split"], metadata={"num_samples": 114, "split": "test"})
+    train, test = (
+        made.dataset(f"claims {part}", clean, metadata={"num_samples": rows, "split": part})
+        for part, rows in (("train", 455), ("test", 114))
+    )
+    for part, made_of_it, rows in (("train", train, 455), ("test", test, 114)):
+        changes = {"added": [], "removed": [], "changed": [], "rows": rows - 569, "split": True, "index": True}
+        made.step(
+            "split", made_of_it, [clean], split=part, changes=changes, outputs=["train", "test"],
+            before={"rows": 569, "columns": 6, "nulls": 0}, after={"rows": rows, "columns": 6, "nulls": 0},
+        )  # fmt: skip
     joined = made.dataset("claims with regions", clean)
     join = made.step("join_regions", joined, [clean, regions])
     encoded = made.chain("claims encoded", joined, ["encode"])

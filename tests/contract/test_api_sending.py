@@ -409,16 +409,20 @@ def test_a_state_of_that_number_is_adopted_unless_its_content_is_another(
 
 
 def test_a_run_or_transformation_of_that_id_is_adopted(rig: Rig) -> None:
+    run = {"name": "Training Run 1"}
+    lists(
+        rig.portal, "training-runs", {**run, "uuid": THEIRS, "params": {"alpha": 0.1}}, {**run, "uuid": rig.maker.run}
+    )
+    step = {"name": "encode", "dataset": rig.maker.dataset, "code_raw": "another"}
+    lists(rig.portal, "dataset-transformations", {**step, "uuid": THEIRS}, {**step, "uuid": rig.maker.step})
     for kind, uuid in ((RecordKind.TRAINING_RUN, rig.maker.run), (RecordKind.DATASET_TRANSFORMATION, rig.maker.step)):
         rig.portal.on("POST", PATHS[kind], DUPLICATES[4])
-        rig.portal.on("GET", f"{PATHS[kind]}/{uuid}", Answer(200, {"uuid": uuid}))
         outcome = rig.send(kind)
         assert (outcome.verdict, outcome.remote_id) == (Verdict.ADOPTED, uuid)
 
 
 def test_a_duplicate_that_cannot_be_found_is_refused_in_the_portals_words(rig: Rig) -> None:
     rig.portal.on("POST", "/collection/training-runs", DUPLICATES[4])
-    rig.portal.on("GET", f"/collection/training-runs/{rig.maker.run}", Answer(404, {}))
     assert rig.send(RecordKind.TRAINING_RUN).verdict is Verdict.REFUSED
 
 
@@ -549,9 +553,9 @@ def test_a_base_portal_gets_base_bodies_with_its_own_ids_and_no_headers_of_ours(
                 "organization": ORGANIZATION,
             },
             RecordKind.TRAINING_RUN: {
-                "uuid": maker.run, "name": "Training Run 1", "params": {"alpha": 0.1}, "metadata": {},
-                "model": "remote-model", "datasets": ["remote-dataset"], "project": "remote-project",
-                "organization": ORGANIZATION,
+                "uuid": maker.run, "name": "Training Run 1", "params": {"alpha": 0.1},
+                "metadata": {"seclea_uuid": maker.run}, "model": "remote-model", "datasets": ["remote-dataset"],
+                "project": "remote-project", "organization": ORGANIZATION,
             },
             RecordKind.DATASET_TRANSFORMATION: {
                 "uuid": maker.step, "name": "encode", "code_raw": "def encode(): ...", "code_encoded": "", "order": 0,
@@ -570,13 +574,170 @@ def test_a_base_portal_is_asked_first_so_that_a_lost_reply_makes_no_second_objec
     assert base.portal.count("POST", "/collection/datasets") == 1
 
 
-def test_a_base_run_under_its_own_id_is_found_by_name_and_parameters(base: Rig) -> None:
-    base.portal.on("GET", f"/collection/training-runs/{base.maker.run}", Answer(404, {}))
-    run = {"uuid": THEIRS, "name": "Training Run 1"}
-    lists(base.portal, "training-runs", {**run, "params": {"alpha": 9}})
-    assert base.send(RecordKind.TRAINING_RUN).verdict is Verdict.DELIVERED
-    lists(base.portal, "training-runs", {**run, "params": {"alpha": 0.1}})
+def test_a_base_run_under_an_id_of_the_portals_is_found_by_ours_in_its_metadata(base: Rig) -> None:
+    run = {"uuid": THEIRS, "name": "Training Run 1", "params": {"alpha": 0.1}}
+    lists(base.portal, "training-runs", {**run, "metadata": {"seclea_uuid": new_uuid()}}, run)
+    assert base.send(RecordKind.TRAINING_RUN).verdict is Verdict.DELIVERED, "the same script again is another run"
+    lists(base.portal, "training-runs", {**run, "metadata": {"seclea_uuid": base.maker.run}})
     assert base.send(RecordKind.TRAINING_RUN).verdict is Verdict.ADOPTED
+
+
+@pytest.mark.parametrize(
+    ("told", "verdict"),
+    [
+        ({}, Verdict.ADOPTED),
+        ({"order": 0}, Verdict.ADOPTED),
+        ({"order": 1}, Verdict.DELIVERED),
+        ({"code_raw": "def encode(): return 1"}, Verdict.DELIVERED),
+        ({"dataset": THEIRS}, Verdict.DELIVERED),
+        ({"name": "decode"}, Verdict.DELIVERED),
+    ],
+)
+def test_a_base_transformation_is_found_by_dataset_name_code_and_place(
+    base: Rig, told: dict[str, Any], verdict: Verdict
+) -> None:
+    step = {"uuid": THEIRS, "dataset": "remote-dataset", "name": "encode", "code_raw": "def encode(): ..."}
+    base.portal.on("GET", "/collection/dataset-transformations", Answer(200, [{**step, **told}]))  # heeds no filter
+    assert base.send(RecordKind.DATASET_TRANSFORMATION, {base.maker.dataset: "remote-dataset"}).verdict is verdict
+    assert base.portal.last("GET", "/collection/dataset-transformations").query["dataset"] == ["remote-dataset"]
+
+
+def test_what_a_base_portal_has_of_another_project_or_run_is_not_taken_for_ours(base: Rig) -> None:
+    theirs = {"uuid": THEIRS, "name": "Claims", "hash": "ab" * 32, "framework": "sklearn", "sequence_num": 3}
+    for kind, named in (
+        (RecordKind.DATASET, "project"),
+        (RecordKind.MODEL, "project"),
+        (RecordKind.MODEL_STATE, "training_run"),
+    ):
+        ours = getattr(base.maker, "run" if named == "training_run" else named)
+        name = "SGD" if kind is RecordKind.MODEL else "Claims"
+        for value, verdict in ((new_uuid(), Verdict.DELIVERED), (ours, Verdict.ADOPTED)):
+            heedless = Answer(200, [{**theirs, "name": name, named: value}])  # heeds no filter
+            base.portal.on("GET", PATHS[kind], heedless)
+            assert base.send(kind).verdict is verdict, (kind, value)
+
+
+def test_inputs_and_roles_are_not_sent_to_a_base_portal(base: Rig) -> None:
+    base.send(RecordKind.DATASET_TRANSFORMATION, inputs=[base.maker.dataset], details={"split": "train"})
+    assert base.portal.last("POST", "/collection/dataset-transformations").json.keys() == {
+        "uuid", "name", "code_raw", "code_encoded", "order", "dataset"
+    }  # fmt: skip
+    base.portal.on("POST", "/collection/training-runs", Answer(201, {"uuid": base.maker.run}))
+    base.api.send(
+        base.maker.make(RecordKind.TRAINING_RUN, dataset_roles=["train"]),
+        organization=ORGANIZATION, references={}, hashes={base.maker.dataset: "h"},
+    )  # fmt: skip
+    sent = base.portal.last("POST", "/collection/training-runs").json
+    assert not {"dataset_roles", "started_ns"} & sent.keys()
+
+
+# Which dialect a base portal understands, its answers say.
+
+
+def in_words(asked: Asked) -> dict[str, Any]:
+    """What was sent, without the file."""
+    if asked.headers["content-type"] == "application/json":
+        return dict(asked.json)
+    return {name: value.decode() for name, value in form_of(asked).items() if name not in ("dataset", "state")}
+
+
+def test_a_child_names_its_parent_by_uuid_and_by_hash_until_the_portal_is_known(base: Rig) -> None:
+    sends = {"parent": base.maker.project}
+    hashes = {base.maker.project: "parent-hash"}
+
+    def send() -> dict[str, Any]:
+        record = base.maker.make(RecordKind.DATASET, **sends)
+        references = {base.maker.project: "remote-parent"}
+        base.api.send(
+            record, organization=ORGANIZATION, references=references, read_chunk=lambda _: CONTENT, hashes=hashes
+        )
+        return in_words(base.portal.last("POST", "/collection/datasets"))
+
+    unknown = send()
+    assert (unknown["uuid"], unknown["parent"], unknown["parent_hash"]) == (
+        base.maker.dataset,
+        "remote-parent",
+        "parent-hash",
+    )
+    older = send()  # it made a uuid of its own
+    assert "uuid" not in older
+    assert "parent" not in older
+    assert older["parent_hash"] == "parent-hash"
+
+
+def test_a_portal_that_refuses_our_uuids_is_told_hashes_and_stays_told(base: Rig) -> None:
+    def answer(asked: Asked) -> Answer:
+        return Answer(400, {"uuid": ["unknown"]}) if "uuid" in in_words(asked) else Answer(201, {"uuid": THEIRS})
+
+    base.portal.on("POST", "/collection/training-runs", answer)
+    record = base.maker.make(RecordKind.TRAINING_RUN)
+    hashes = {base.maker.dataset: "the-hash"}
+    for requests in (2, 3):
+        outcome = base.api.send(record, organization=ORGANIZATION, references={}, hashes=hashes)
+        assert (outcome.verdict, outcome.remote_id) == (Verdict.DELIVERED, THEIRS)
+        assert base.portal.count("POST", "/collection/training-runs") == requests
+    assert base.portal.last("POST", "/collection/training-runs").json["datasets"] == ["the-hash"]
+
+
+def test_a_portal_of_its_own_uuids_that_wants_uuids_of_datasets_gets_them(base: Rig) -> None:
+    base.send(RecordKind.MODEL)  # answered with a uuid of its own
+    base.portal.on(
+        "POST",
+        "/collection/training-runs",
+        lambda asked: Answer(201, {"uuid": THEIRS}) if asked.json["datasets"] == ["remote"] else Answer(400, {}),
+    )
+    record = base.maker.make(RecordKind.TRAINING_RUN)
+    outcome = base.api.send(
+        record, organization=ORGANIZATION, references={base.maker.dataset: "remote"}, hashes={base.maker.dataset: "h"}
+    )
+    assert outcome.verdict is Verdict.DELIVERED
+
+
+def test_a_portal_that_takes_our_uuid_is_asked_once_for_what_it_refuses(base: Rig) -> None:
+    base.portal.on("POST", "/collection/models", Answer(201, {"uuid": base.maker.model}))
+    base.send(RecordKind.MODEL)
+    base.portal.on("POST", "/collection/training-runs", Answer(400, {"name": ["too long"]}))
+    outcome = base.send(RecordKind.TRAINING_RUN)
+    assert (outcome.verdict, base.portal.count("POST", "/collection/training-runs")) == (Verdict.REFUSED, 1)
+
+
+def test_what_both_dialects_are_refused_for_is_said_in_the_first_ones_words(base: Rig) -> None:
+    answers = (Answer(400, {"name": ["too long"]}), Answer(400, {"uuid": ["required"]}))
+    base.portal.on("POST", "/collection/models", *answers)
+    outcome = base.send(RecordKind.MODEL)
+    assert (outcome.verdict, base.portal.count("POST", "/collection/models")) == (Verdict.REFUSED, 2)
+    assert "too long" in outcome.detail
+
+
+def test_a_parent_that_only_the_portal_has_is_looked_up_there(base: Rig) -> None:
+    wanted = {"parent_hash": "its-hash"}
+    outcome = base.send(RecordKind.DATASET, **wanted)
+    assert outcome.verdict is Verdict.REFUSED  # nobody here will ever send it
+    assert "has no dataset its-hash" in outcome.detail and "upload that one" in outcome.detail
+    lists(base.portal, "datasets", {"uuid": "their-parent", "name": "Parent", "hash": "its-hash"})
+    base.portal.on(
+        "GET", "/collection/datasets/their-parent", Answer(200, {"uuid": "their-parent", "hash": "its-hash"})
+    )
+    assert base.send(RecordKind.DATASET, **wanted).verdict is Verdict.DELIVERED
+    sent = in_words(base.portal.last("POST", "/collection/datasets"))
+    assert (sent["parent"], sent["parent_hash"]) == ("their-parent", "its-hash")
+
+
+def test_a_runs_dataset_that_only_the_portal_has_is_looked_up_there(base: Rig) -> None:
+    wanted = {"datasets": [base.maker.dataset, "5e" * 32]}
+    outcome = base.send(RecordKind.TRAINING_RUN, **wanted)
+    assert outcome.verdict is Verdict.REFUSED
+    assert "the portal has no dataset 5e5e" in outcome.detail
+    lists(base.portal, "datasets", {"uuid": THEIRS, "name": "Test", "hash": "5e" * 32})
+    assert base.send(RecordKind.TRAINING_RUN, **wanted).verdict is Verdict.DELIVERED
+    assert base.portal.last("POST", "/collection/training-runs").json["datasets"] == [base.maker.dataset, THEIRS]
+
+
+def test_a_dataset_of_a_run_that_is_not_there_blocks_the_run_only(base: Rig) -> None:
+    base.send(RecordKind.MODEL)  # hashes from here on
+    base.portal.on("GET", f"/collection/datasets/{base.maker.dataset}", Answer(404, {}))
+    outcome = base.send(RecordKind.TRAINING_RUN)
+    assert (outcome.verdict, outcome.missing) == (Verdict.MISSING, (base.maker.dataset,))
 
 
 def test_a_payload_that_cannot_be_read_is_the_ledgers_error(base: Rig) -> None:

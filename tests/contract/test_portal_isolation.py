@@ -86,6 +86,7 @@ def test_curves_contents_receipts_and_pages_of_the_other_are_not_found(
         f"/collection/lineage?dataset={theirs.objects['datasets']}",
         f"/collection/lineage?model_state={theirs.objects['model-states']}",
         f"/collection/lineage?project={theirs.objects['projects']}",
+        f"/transformations/{theirs.objects['dataset-transformations']}",
         f"/runs/{run}",
         f"/projects/{theirs.objects['projects']}",
         f"/datasets/{theirs.objects['datasets']}",

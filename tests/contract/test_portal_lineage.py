@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 
 from seclea.portal import lineage
 from seclea.portal.database import make_engine, migrate
+from seclea.portal.lineage import Direction
 from seclea.portal.objects import PROJECTS, find_row
+from seclea.portal.steps import way_to
+from seclea.portal.tables import datasets
 from tests.contract.lineage_made import Made, big, claims
 from tests.contract.portal_server import PortalServer, Session, Stream, running_portal
 
@@ -279,6 +282,19 @@ def test_an_answer_that_is_cut_says_how_much_is_missing(tmp_path: Path, monkeypa
             assert len(graph["nodes"]) == most
             left = 530 - most if most > 230 else 230 - most  # states are known of once there is room for their runs
             assert graph["truncated"] == left
+        origin = (
+            connection.execute(select(datasets).where(datasets.c.name == "exposures-2022.parquet")).mappings().one()
+        )
+        for direction in Direction:
+            monkeypatch.setattr(lineage, "NODES", 5000)
+            whole = lineage.of_dataset(connection, origin, direction)
+            monkeypatch.setattr(lineage, "NODES", 7)
+            graph = lineage.of_dataset(connection, origin, direction)
+            assert len(graph["nodes"]) == min(7, len(whole["nodes"]))
+            assert ("truncated" in graph) == (len(whole["nodes"]) > 7)
+            assert graph.get("truncated", 0) <= len(whole["nodes"]) - len(graph["nodes"])
+            near = {edge["to"] for edge in whole["edges"] if edge["from"] == origin["uuid"]}
+            assert {node["uuid"] for node in graph["nodes"]} <= {origin["uuid"], *near}
         monkeypatch.setattr(lineage, "NODES", 5000)
         monkeypatch.setattr(lineage, "EDGES", 100)
         graph = lineage.of_project(connection, row)
@@ -343,11 +359,49 @@ def test_details_of_any_shape_are_kept_shown_and_never_a_failure(client: Session
     for value in ODD:
         reply = client.post("/collection/dataset-transformations", json={**body, "details": value})
         assert reply.status_code == 201
+    for step in client.get(f"/collection/dataset-transformations?dataset={clean}").json():
+        page = client.get(f"/transformations/{step['uuid']}")
+        assert page.status_code == 200 and "<script>" not in page.text, step
+    assert client.get(f"/datasets/{clean}").status_code == 200
     graph = read(client, dataset=clean)
     assert names(graph) == {"raw", "clean"}
     assert all(edge["verdict"] is None or len(edge["verdict"]) <= lineage.WORD for edge in graph["edges"])
     node = next(node for node in graph["nodes"] if node["name"] == "clean")
     assert (node["num_samples"], node["split"], node["roles"]) == (None, None, False)
+
+
+def test_metadata_of_any_shape_has_a_page(client: Session, made: Made) -> None:
+    names = ("num_samples", "features", "categorical_features", "categorical_values", "outputs_info", "roles", "split",
+             "column_digests", "framework", "dataset_type", "content_digest")  # fmt: skip
+    for name in names:
+        for number, value in enumerate(
+            [*ODD, {"X": ["a"], "y": "b"}, [{"a": ["x"]}, {"a": 1}], [["column", "a", "int64", "0"]]]
+        ):
+            dataset = made.dataset(f"{name} {number}", metadata={name: value})
+            page = client.get(f"/datasets/{dataset}")
+            assert page.status_code == 200 and "<script>" not in page.text.replace("<script src", ""), (name, value)
+    assert client.get(f"/projects/{made.project}").status_code == 200
+
+
+def test_a_way_goes_along_the_primary_parents_and_ends_at_a_cycle() -> None:
+    def edge(source: str, made: str, step: str, position: int = 0, order: int = 0) -> dict[str, Any]:
+        kind = {"kind": "transformation", "transformation": step, "position": position, "order": order}
+        return {"from": source, "to": made, **kind}
+
+    nodes = [{"uuid": name, "kind": "dataset", "name": name} for name in "abcd"]
+    edges = [edge("d", "c", "join", 1), edge("b", "c", "join"), edge("b", "c", "twice", order=1), edge("a", "b", "s")]
+    graph = {"nodes": nodes, "edges": edges}
+    told = [
+        (
+            part["dataset"]["uuid"],
+            [step["transformation"] for step in part["steps"]],
+            [node["uuid"] for node in part["others"]],
+        )
+        for part in way_to(graph, "c")
+    ]
+    assert told == [("a", [], []), ("b", ["s"], []), ("c", ["join", "twice"], ["d"])]
+    edges.append(edge("c", "a", "back"))
+    assert [part["dataset"]["uuid"] for part in way_to(graph, "c")] == ["a", "b", "c"]
 
 
 # ---------------------------------------------------------------------------------------------------------- migration

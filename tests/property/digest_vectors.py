@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from seclea.client.snapshot.digest import content_digest
 from seclea.client.snapshot.content import to_arrow
+from seclea.client.snapshot.digest import content_digest
 
 FILE = Path(__file__).with_suffix(".json")
 TEXTS = ["a", None, "", "é", "e\u0301", "a"]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 import seclea
-from seclea import SecleaAI, TrainingRun
+from seclea import DatasetTransformation, SecleaAI, TrainingRun
 from seclea.errors import (
     ConfigurationError,
     DatasetNotFoundError,
@@ -188,6 +189,108 @@ def test_a_run_takes_datasets_and_nothing_else(client: SecleaAI) -> None:
     refused(UsageError, lambda: client.start_training_run(datasets="Claims"), "not str", "datasets=[train]")
     refused(UsageError, lambda: client.start_training_run(datasets={"tran": 1}), "no 'tran' dataset", "'train'")
     refused(UsageError, lambda: client.start_training_run(datasets=[3]), "cannot be a builtins.int")
+
+
+# --- training runs in one call
+
+
+@pytest.fixture(scope="module")
+def uploaded(client: SecleaAI) -> Any:
+    """A table that is a dataset of the project."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "y": [0, 1, 0, 1]})
+    client.upload_dataset(frame, "for runs", {"outputs": ["y"]})
+    return frame
+
+
+class Unfit(LogisticRegression):
+    """A subclass of a known framework, whose attributes cannot be stored."""
+
+    def fit(self, X: Any, y: Any) -> Any:
+        super().fit(X, y)
+        self.note_ = lambda: None
+        return self
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda c, d, m: c.upload_training_run(LogisticRegression(), d), UnknownModelError, ("not fitted", "Call fit")),
+        (lambda c, d, m: c.upload_training_run(Unfit().fit(d[["a"]], d.y), d), UnknownModelError, ("Unfit", "pickled")),
+        (lambda c, d, m: c.upload_training_run(LogisticRegression, d), UnknownModelError, ("is a class",)),
+        (lambda c, d, m: c.upload_training_run(m, None), UsageError, ("needs its train dataset",)),
+        (lambda c, d, m: c.upload_training_run(m, "for runs"), UsageError, ("the text 'for runs'", "upload_dataset")),
+        (lambda c, d, m: c.upload_training_run_split(m, d[["a"]], None), UsageError, ("X_train without y_train",)),
+        (
+            lambda c, d, m: c.upload_training_run_split(m, d[["a"]], d.y, None, d.y),
+            UsageError,
+            ("y_test without X_test",),
+        ),
+        (
+            lambda c, d, m: c.upload_training_run_split(m, d[["a"]], [0, 1, 0, 1]),
+            UsageError,
+            ("y of the train dataset",),
+        ),
+        (lambda c, d, m: c.upload_training_run(m, d, metrics={"auc": "high"}), MetricError, ("'auc'", "float(...)")),
+        (lambda c, d, m: c.upload_training_run(m, d, params={3: 1}), UsageError, ("params has the key 3",)),
+        (lambda c, d, m: c.upload_training_run(m, d, name=" "), UsageError, ("training run name is empty",)),
+    ],
+)
+def test_a_run_that_cannot_be_recorded_whole_is_not_recorded_at_all(
+    home: PipelineHome, client: SecleaAI, uploaded: Any, call: Any, kind: Any, words: Any
+) -> None:
+    model = LogisticRegression().fit(uploaded[["a"]], uploaded.y)
+    assert client.flush(20).done
+    before = home.rows("SELECT kind, count(*) FROM records GROUP BY kind")
+    refused(kind, lambda: call(client, uploaded, model), *words)
+    assert client.flush(20).done
+    assert home.rows("SELECT kind, count(*) FROM records GROUP BY kind") == before
+    assert list(home.home.incoming.iterdir()) == []
+
+
+def test_a_run_has_one_final_state(client: SecleaAI, uploaded: Any) -> None:
+    model = LogisticRegression().fit(uploaded[["a"]], uploaded.y)
+    run = client.start_training_run("with an end")
+    run.log_model_state(model, final=True)
+    refused(UsageError, lambda: run.log_model_state(model, final=True), "'with an end' has its final state already")
+    run.log_model_state(model)
+
+
+# --- transformations, before anything is run
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DatasetTransformation("f", {"df": 1}), ("needs a function, not str", "without calling it")),
+        (lambda: DatasetTransformation(len, [1]), ("data_kwargs of 'len' must be a dict",)),
+        (lambda: DatasetTransformation(len, {}), ("'len' has no data_kwargs",)),
+        (lambda: DatasetTransformation(len, {3: 1}), ("the key 3, which is no text",)),
+        (lambda: DatasetTransformation(lambda df: df, {"data": 1}), ("lambda(df) cannot be called so",)),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, {"df": 2}), ("in data_kwargs and in kwargs",)),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, {"k": 2}), ("unexpected keyword argument 'k'",)),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, outputs="df"), ("must be a list of names, not 'df'",)),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, outputs=[]), ("keeps 0 values", "None in the place")),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, outputs=[None]), ("keeps 0 values",)),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, outputs=["a", "b", "c"]), ("keeps 3 values",)),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, outputs=["a", "a"]), ("has 'a' twice",)),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, outputs=[3]), ("outputs of 'lambda' has 3",)),
+        (lambda: DatasetTransformation(lambda df: df, {"df": 1}, split=""), ("The split of 'lambda' is ''",)),
+    ],
+)
+def test_a_transformation_that_could_not_work_is_refused_when_it_is_made(make: Any, words: Any) -> None:
+    refused(UsageError, make, *words)
+
+
+def test_transformations_are_a_list_of_them(client: SecleaAI, uploaded: Any) -> None:
+    refused(
+        UsageError,
+        lambda: client.upload_dataset(uploaded, "x", transformations=[len]),
+        "builtin",
+        "DatasetTransformation(",
+    )
+    refused(UsageError, lambda: client.upload_dataset(uploaded, "x", transformations="x"), "must be a list, not str")
 
 
 # --- models

@@ -240,9 +240,12 @@ class Chain:
         if before.outputs is None:
             return
         for name, table in passed.items():
+            if table is before.outputs[name]:  # a step that is not run again: what was passed is its output
+                continue
             shown = self._shown(number - 1)
             mine = content_of_parts({name: table}, f"{self._shown(number)} as passed")
-            theirs = content_of_parts({name: before.outputs[name]}, shown)
+            whole = len(before.outputs) == 1
+            theirs = before.content if whole else content_of_parts({name: before.outputs[name]}, shown)
             found = difference(mine, theirs, f"what {self._all[number].name!r} was given", "what it returned now")
             if found is not None:
                 raise self._differs(

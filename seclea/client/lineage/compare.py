@@ -60,9 +60,7 @@ def nearest(given: Content, known: Iterable[Dataset]) -> tuple[Dataset, str] | N
     here = {column.name: column.digest for column in given.columns if column.role == "column"}
     best: tuple[tuple[int, int, bool], Dataset, dict[str, str]] | None = None
     for dataset in known:
-        columns = {
-            name: digest for role, name, digest in dataset.metadata.get("column_digests") or [] if role == "column"
-        }
+        columns = _column_digests(dataset)
         same = sum(columns.get(name) == digest for name, digest in here.items())
         alike = sum(name in columns for name in here) if dataset.metadata.get("num_samples") == given.rows else 0
         score = (same, alike, not dataset.intermediate)
@@ -81,6 +79,14 @@ def nearest(given: Content, known: Iterable[Dataset]) -> tuple[Dataset, str] | N
     if not parts:
         parts.append("has its columns in another order" if list(here) != list(columns) else "has another index")
     return dataset, " and ".join(parts)
+
+
+def _column_digests(dataset: Dataset) -> dict[str, str]:
+    """Of the columns, by name; of a dataset that somebody else described perhaps none."""
+    listed = dataset.metadata.get("column_digests")
+    if not isinstance(listed, list):
+        return {}
+    return {one[1]: one[3] for one in listed if isinstance(one, list) and len(one) == 4 and one[0] == "column"}
 
 
 def _listed(names: list[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -29,13 +30,17 @@ def refuse_mixed(frame: Any) -> None:
 
 
 def _object_columns(frame: Any) -> Iterator[tuple[str, list[Any]]]:
+    pandas = sys.modules["pandas"]
     levels = [frame.index.get_level_values(number) for number in range(frame.index.nlevels)]
     columns = [(str(name), frame.iloc[:, number]) for number, name in enumerate(frame.columns)]
     for name, column in [*columns, *((f"index {level.name or ''}".strip(), level) for level in levels)]:
         values: Any
         for values in (column, getattr(column.dtype, "categories", None)):
-            if str(getattr(values, "dtype", "")) == "object":
-                yield name, list(values)
+            if str(getattr(values, "dtype", "")) != "object":
+                continue
+            # pandas looks at them in C. Of dates it would not tell those with a time of day.
+            if pandas.api.types.infer_dtype(values) not in ("string", "bytes", "integer", "boolean"):
+                yield name, values.tolist()
 
 
 _FAMILIES: dict[type, str] = {
@@ -75,10 +80,9 @@ def _trouble(values: Sequence[Any]) -> str:
     if "times" in families or "durations" in families:
         return _trouble_of_times(values, families)
     if "lists" in families:
-        lists = [
-            value for value in values if _family(type(value)) and str(getattr(value, "dtype", "object")) == "object"
-        ]
-        return _trouble(list(chain.from_iterable(lists))) if lists else ""
+        plain = (list, tuple)
+        inner = [value for value in values if isinstance(value, plain) or str(getattr(value, "dtype", "")) == "object"]
+        return _trouble(list(chain.from_iterable(inner))) if inner else ""
     if "dicts" in families:
         dicts = [value for value in values if isinstance(value, dict)]
         for key in dict.fromkeys(chain.from_iterable(dicts)):

@@ -115,7 +115,7 @@ def describe(
     roles = {"X": list(content.features), "y": list(content.outputs)} if content.features or content.outputs else None
     automatic |= {"roles": roles, "content_digest": content.digest}
     if len(content.columns) <= _MAX_COLUMN_DIGESTS:
-        automatic["column_digests"] = [[column.role, column.name, column.digest] for column in content.columns]
+        automatic["column_digests"] = [list(column[:4]) for column in content.columns]  # role, name, type, digest
     return automatic | user
 
 
@@ -157,6 +157,15 @@ def _parquet_schema(table: Any) -> Any:
     return pa.schema(fields, table.schema.metadata)
 
 
+def _compression(schema: Any) -> Any:
+    """Fractions do not compress, and trying costs a sixth of the writing time. (Columns in columns have names of their own.)"""
+    import pyarrow as pa
+
+    if any(pa.types.is_nested(field.type) for field in schema):
+        return "snappy"
+    return {field.name: "none" if pa.types.is_floating(field.type) else "snappy" for field in schema}
+
+
 def _write_parquet(table: Any, file: Any) -> None:
     """The same bytes for the same table (with one version of pyarrow)."""
     import pyarrow as pa
@@ -173,7 +182,9 @@ def _write_parquet(table: Any, file: Any) -> None:
             pa.PythonFile(file, mode="w"),
             table.schema,
             version="2.6",
-            compression="snappy",
+            compression={
+                field.name: "none" if pa.types.is_floating(field.type) else "snappy" for field in table.schema
+            },
             use_dictionary=texts,  # trying it on numbers costs half of the writing time and rarely pays
             data_page_version="1.0",
             store_schema=True,

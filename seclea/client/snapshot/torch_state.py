@@ -101,7 +101,10 @@ class _Tree:
         if isinstance(value, tuple):  # as a key
             return {"__tuple__": [self._plain(item, path) for item in value]}
         form = to_json_value(value)
-        if isinstance(form, dict) and ("__repr__" in form or "__callable__" in form):
+        described = isinstance(form, dict) and ("__repr__" in form or "__callable__" in form)
+        # What became a text, or a dict of its fields, does not come back as what it was.
+        fields = isinstance(form, dict) and not next(iter(form), "").startswith("__")
+        if described or fields or (isinstance(form, str) and not isinstance(value, str)):
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise UnknownModelError(
                 f"The state holds a {kind} at {_dotted(path)!r}: neither a tensor nor a plain value.",

@@ -142,6 +142,12 @@ async def dataset(request: Request) -> Response:
     return await _object_page(request, "dataset.html", views.dataset)
 
 
+@router.get("/transformations/{uuid}")
+async def transformation(request: Request) -> Response:
+    """A step. Its article is what the lineage's graph shows beside it."""
+    return await _object_page(request, "transformation.html", views.transformation)
+
+
 async def _object_page(request: Request, template: str, view: View) -> Response:
     async def show(caller: Caller) -> Response:
         scope, uuid = ids(caller.organizations), request.path_params["uuid"].lower()

@@ -9,24 +9,6 @@ const page = document.getElementById("run");
 const base = `/collection/training-runs/${page.dataset.run}`;
 const curves = new Map(); // key -> {count, figure, plot, ...}
 
-async function get(path, retried = false) {
-  const reply = await fetch(path, { headers: { Accept: "application/json" } });
-  if (reply.status === 401 && !retried) {
-    const renewed = await fetch("/api/token/refresh/", { method: "POST" });
-    if (renewed.ok) return get(path, true);
-    location.reload(); // the login page stands there now
-  }
-  if (!reply.ok) throw new Error(`${path.split("?")[0]} answered ${reply.status}`);
-  return reply.json();
-}
-
-function element(name, className, text) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
 function show(number) {
   if (number === null || number === undefined) return "–";
   if (number === 0) return "0";
@@ -191,6 +173,9 @@ function stateRow(state) {
   time.dateTime = new Date(state.created_ns / 1e6).toISOString();
   cell("").append(time);
   localTime(time);
+  const origin = element("a", "", "its data");
+  origin.href = "#came";
+  cell("").append(origin);
   const link = element("a", "", "Download");
   link.href = `/collection/model-states/${state.uuid}/content`;
   link.download = "";
