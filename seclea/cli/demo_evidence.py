@@ -91,6 +91,12 @@ class _Dataset:
         return digests.identity(self.content, self.split, *self.roles)
 
     @property
+    def described(self) -> list[list[str]]:
+        """Role, name, type and digest of each column and level of the index, as `column_digests` has them."""
+        types = {field.name: digests.type_of_field(field) for field in self.table.schema}
+        return [[role, name, types.get(name, "int64"), digest.hex()] for role, name, digest in self.parts]
+
+    @property
     def columns(self) -> dict[str, bytes]:
         return {name: digest for role, name, digest in self.parts if role == "column"}
 
@@ -213,7 +219,7 @@ class _Chain:
 
     def _check_content(self, dataset: _Dataset) -> str:
         told = dataset.metadata
-        columns = [[role, name, digest.hex()] for role, name, digest in dataset.parts]
+        columns = dataset.described
         for found, wanted in zip(told["column_digests"], columns, strict=False):
             if found != wanted:
                 return f"the column {wanted[1]!r} is not what the portal says"

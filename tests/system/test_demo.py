@@ -327,6 +327,23 @@ def test_other_roles_of_columns_than_the_identity_covers_are_found_and_named(dem
     assert len(wrong) == 2 and "step 'split' to 'Test', in → out: it gave" in wrong[1]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("num_samples", 568, "rows: 568 instead of 569"),
+        ("content_digest", "f" * 64, "content digest ffffffffffffffff instead of"),
+        ("column_digests", [["column", "mean radius", "string", "f" * 64]], "the column 'mean radius' is not what"),
+    ],
+    ids=["rows", "digest", "columns"],
+)
+def test_edited_metadata_of_a_dataset_is_found_and_named(demo: Demo, key: str, value: Any, named: str) -> None:
+    home, _ = demo
+    told = {**json.loads(of_dataset(home, "Train-scale", "metadata")), key: value}
+    altered = [("UPDATE datasets SET metadata = ? WHERE name = ?", (json.dumps(told), "Train-scale"))]
+    (wrong,) = wrong_lines(read_with(home, altered))
+    assert f"dataset 'Train-scale', content: {named}" in wrong
+
+
 def test_an_altered_file_of_the_best_model_is_found_by_the_notes_and_by_the_chain(demo: Demo) -> None:
     home, best = demo[0], best_of(demo)
     digest = best["states"][-1]["sha256"]
