@@ -77,7 +77,11 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    demo = add("demo", _demo, "Train two real models, log everything, read it back from the portal and compare.")
+    demo = add(
+        "demo",
+        _demo,
+        "From a raw table to three models, and the evidence: all of it read back from the portal and checked.",
+    )
     demo.add_argument("--keep", action="store_true", help="leave the portal up and its data in place")
     demo.add_argument("--home", help="use this directory instead of a temporary one (implies that it is kept)")
     # Parsed by the portal itself (`main` passes everything on); listed here for the help text.
