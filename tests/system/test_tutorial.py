@@ -17,16 +17,16 @@ from tests.pipeline import ROOT, PipelineHome, pipeline_home
 
 TUTORIAL = ROOT / "docs" / "tutorial.ipynb"
 
-# Runs a notebook by a kernel of its own kind; the kernel's messages go through sockets in the runtime directory.
+# Runs a notebook by a kernel of its own kind; the kernel's messages go through sockets beside the connection file.
 RUN = """
 import sys
 import nbformat
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
-source, executed = sys.argv[1:]
+source, executed, connection_file = sys.argv[1:]
 notebook = nbformat.read(source, as_version=4)
-manager = KernelManager(kernel_name="seclea-tutorial", transport="ipc")
+manager = KernelManager(kernel_name="seclea-tutorial", transport="ipc", connection_file=connection_file)
 NotebookClient(notebook, km=manager, timeout=90).execute()
 nbformat.write(notebook, executed)
 """
@@ -44,7 +44,7 @@ def home() -> Iterator[PipelineHome]:
 
 def execute(home: PipelineHome) -> dict[str, Any]:
     """The notebook as it is after it ran."""
-    # What of Jupyter and its kernel runs names this directory in its command line, and so is looked for at the end.
+    # The kernel names a file of this directory in its command line: if it is left running, the end of the test sees it.
     jupyter = Path(f"{home.path}-jupyter")
     kernel = jupyter / "data" / "kernels" / "seclea-tutorial"
     kernel.mkdir(parents=True)
@@ -59,7 +59,7 @@ def execute(home: PipelineHome) -> dict[str, Any]:
         "IPYTHONDIR": jupyter / "ipython",
     }
     executed = home.root / "executed.ipynb"
-    argv = f"import sys; sys.argv[1:] = [{str(TUTORIAL)!r}, {str(executed)!r}]"
+    argv = f"import sys; sys.argv[1:] = {[str(TUTORIAL), str(executed), str(jupyter / 'kernel.json')]!r}"
     home.script(argv, RUN, **environment).end(seconds=110)
     found: dict[str, Any] = json.loads(executed.read_text("utf-8"))
     return found
