@@ -11,6 +11,8 @@ from seclea.client.matching import UsedDataset
 from seclea.client.validation import MODEL_NAME, check_name, check_params
 from seclea.entities import Model, TrainingRun
 
+UNKNOWN_FRAMEWORK = "unknown"  # of a model of which only the name is given; a portal takes no empty one
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
@@ -37,7 +39,7 @@ def plan_run(
     """
     entity, said = None, {}
     if isinstance(model, str):
-        entity = Model(name=check_name("model", model, MODEL_NAME), framework="")
+        entity = Model(name=check_name("model", model, MODEL_NAME), framework=UNKNOWN_FRAMEWORK)
     elif model is not None:
         from seclea.client.snapshot.application import application_type
         from seclea.client.snapshot.models import describe_model  # loads nothing of the framework

@@ -124,7 +124,8 @@ class TrainingRun:
         """Record a model's weights as they are now; what changes after the call is not in the record.
 
         Args:
-            model: a PyTorch ``Module`` or ``state_dict``, or a fitted scikit-learn estimator.
+            model: fitted; scikit-learn (pipelines too), xgboost, lightgbm, PyTorch (also a ``state_dict``) or Keras (also
+                ``weights``).
             step: of the run, for people and curves.
             final: the state that the run ends with; one in a run.
         Returns:

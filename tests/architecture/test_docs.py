@@ -1,20 +1,24 @@
 """The documentation is true: it names everything public, its links lead somewhere, and its examples run."""
 
 import argparse
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import seclea
 from seclea.cli.main import parser
+from seclea.client.snapshot.application import APPLICATION_TYPES
+from seclea.client.snapshot.metadata import automatic_metadata
 from seclea.contract import Home
 from seclea.portal.cli import main as portal_main
 from seclea.processes.rendezvous import is_held
@@ -22,17 +26,61 @@ from seclea.settings import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference.md"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *NOTEBOOKS])
 RUN_SECONDS = 90.0  # an example waits at most 60 s for its records
+RUN_EACH = "import runpy, sys\nfor path in sys.argv[1:]:\n    runpy.run_path(path, run_name='__main__')\n"
 
-# The examples that run as they stand: which blocks of Python in the page make one script. The others show a signature,
-# or need a portal of one's own.
-EXAMPLES = {"README.md": slice(0, 1), "docs/quickstart.md": slice(None), "docs/howto.md": slice(0, 1)}
+METADATA = (
+    "continuous_features", "outputs", "outputs_type", "favourable_outcome", "unfavourable_outcome", "index",
+    "dataset_type", "split", "roles", "content_digest", "column_digests",
+)  # fmt: skip
+
+
+class Example(NamedTuple):
+    """The blocks of Python in a page that run as they stand. Others show a signature, or need a portal of one's own.
+
+    Attributes:
+        chosen: which of all blocks in the page.
+        joined: they are one script; else each is one, and they run one after the other in one process and home.
+        prints: what must be in their output.
+    """
+
+    page: str
+    chosen: Callable[[list[str]], list[str]]
+    joined: bool = False
+    prints: tuple[str, ...] = ()
+
+
+def needs_torch(block: str) -> bool:
+    return re.search(r"\btorch\b", block) is not None
+
+
+EXAMPLES = {
+    "readme": Example("README.md", lambda blocks: blocks),
+    "quickstart": Example("docs/quickstart.md", lambda blocks: blocks, joined=True),
+    "processes": Example("docs/howto.md", lambda blocks: [one for one in blocks if "multiprocessing" in one]),
+    "lineage": Example(
+        "docs/howto.md",
+        lambda blocks: [one for one in blocks if "DatasetTransformation" in one or "/collection/lineage" in one],
+        prints=(
+            "Claims → impute → Train-impute reproduced",
+            "Train-impute → split → Test reproduced",
+            "Train → train → Fit",
+        ),
+    ),
+    "frameworks": Example("docs/frameworks.md", lambda blocks: [one for one in blocks if not needs_torch(one)]),
+    "torch": Example("docs/frameworks.md", lambda blocks: [one for one in blocks if needs_torch(one)]),
+}
 
 
 @cache
 def text_of(page: Path) -> str:
-    return page.read_text("utf-8")
+    """A page; of a notebook what is not code."""
+    text = page.read_text("utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(one["source"]) for one in json.loads(text)["cells"] if one["cell_type"] == "markdown")
 
 
 @cache
@@ -59,6 +107,35 @@ def test_every_public_name_is_in_the_reference(name: str) -> None:
 def test_every_public_method_is_in_the_reference(owner: str) -> None:
     methods = [name for name, value in vars(getattr(seclea, owner)).items() if callable(value) and name[0] != "_"]
     assert [name for name in methods if name != "after_fork_in_child" and not is_named(name)] == []
+
+
+@pytest.mark.parametrize("owner", ["SecleaAI", "TrainingRun", "DatasetTransformation", "init", "log", "finish"])
+def test_every_argument_of_what_is_public_is_in_the_reference(owner: str) -> None:
+    found = getattr(seclea, owner)
+    functions = [] if owner == "TrainingRun" else [found]  # which nobody makes but start_training_run
+    if isinstance(found, type):
+        functions += [value for name, value in vars(found).items() if inspect.isfunction(value) and name[0] != "_"]
+    named = {name for one in functions for name in inspect.signature(one).parameters}
+    assert {name for name in named if name != "self" and not is_named(name)} == set()
+
+
+def test_every_key_of_a_datasets_metadata_and_every_application_type_is_in_the_reference() -> None:
+    import pyarrow as pa
+
+    found = automatic_metadata([("column", "a", pa.array([1]))], {"outputs": ["a"]}, "pandas")
+    keys = {*found, *found["outputs_info"]["a"], *METADATA, *APPLICATION_TYPES}
+    assert {key for key in keys if not is_named(key)} == set()
+
+
+def test_every_message_in_the_how_to_is_one_that_seclea_says() -> None:
+    """What stands in code in the table of errors is a piece of a message in the source."""
+    table = re.search(r"(?ms)^\| it says \|.*?\n\n", text_of(ROOT / "docs" / "howto.md"))
+    assert table is not None
+    rows = [line.split("|")[1] for line in table[0].splitlines()[2:] if line]
+    pieces = [piece for row in rows for piece in re.findall(r"`([^`]+)`", row)]
+    source = "\n".join(path.read_text("utf-8") for path in (ROOT / "seclea").rglob("*.py"))
+    assert len(pieces) >= len(rows) > 10
+    assert [piece for piece in pieces if piece not in source] == []
 
 
 def commands(of: argparse.ArgumentParser, prefix: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -158,11 +235,25 @@ def keys_of(value: Any) -> Iterator[str]:
             yield from keys_of(inner)
 
 
-@pytest.mark.parametrize("page", EXAMPLES)
-def test_the_examples_run_and_all_they_log_is_delivered(page: str, tmp_path: Path) -> None:
-    blocks = re.findall(r"(?ms)^```python\n(.*?)^```", text_of(ROOT / page))[EXAMPLES[page]]
-    script = tmp_path / "example.py"
-    script.write_text("\n".join(blocks), "utf-8")
+def scripts_of(example: Example, directory: Path) -> list[str]:
+    """The paths of an example's scripts."""
+    blocks = example.chosen(re.findall(r"(?ms)^```python\n(.*?)^```", text_of(ROOT / example.page)))
+    assert blocks, "the page has none of these"
+    scripts = []
+    for number, block in enumerate(["\n".join(blocks)] if example.joined else blocks):
+        script = directory / f"example{number}.py"
+        script.write_text(block, "utf-8")
+        scripts.append(str(script))
+    return scripts
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.torch if name == "torch" else ()) for name in EXAMPLES]
+)
+def test_the_examples_run_and_all_they_log_is_delivered(name: str, tmp_path: Path) -> None:
+    if name == "torch" and find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed")
+    scripts = scripts_of(EXAMPLES[name], tmp_path)
     home = tmp_path / "home"
     environment = clean_environment(home, tmp_path)
 
@@ -179,12 +270,13 @@ def test_the_examples_run_and_all_they_log_is_delivered(page: str, tmp_path: Pat
         return ran.stdout
 
     try:
-        run(str(script))
+        printed = run(*scripts) if len(scripts) == 1 else run("-c", RUN_EACH, *scripts)
         status = json.loads(run("-m", "seclea", "status", "--json"))
     finally:
         run("-m", "seclea", "stop")
     assert status["pending"]["records"] == 0
     assert status["delivered"]["records"] >= 4
+    assert [text for text in EXAMPLES[name].prints if text not in printed] == []
     assert not is_held(Home(home).writer_lock)
     assert not is_held(Home(home).sender_lock)
     # What is documented as stable is what comes out. Kinds and statuses are data, not keys.
