@@ -155,6 +155,15 @@ def test_a_step_says_what_it_was_and_what_it_changed(desk, raw):
     assert last.details["versions"].keys() >= {"python", "pandas", "numpy", "pyarrow"}
 
 
+def test_columns_in_another_order_are_a_change_that_is_told(desk, raw):
+    def turn(df):
+        return df[["paid", "pay", "age"]]
+
+    desk.table(turn(raw), "turned", transformations=[DatasetTransformation(turn, {"df": raw})])
+    changes = desk.steps[0].details["changes"]
+    assert changes["reordered"] and not (changes["added"] or changes["removed"] or changes["changed"])
+
+
 def test_roles_split_and_metadata_go_down_the_chain(desk, raw):
     X, y, _ = train(raw)
     made = desk.split(X, y, "train", {"team": "A"}, steps(raw))

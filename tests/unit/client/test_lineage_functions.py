@@ -145,6 +145,33 @@ def test_the_fingerprint_is_the_same_for_the_same_and_another_for_another_closur
     assert fingerprint(defaults[0].f) != fingerprint(defaults[1].f)
 
 
+def test_a_default_that_can_only_be_named_counts(tmp_path):
+    # The text is the same; what stands for the name when the function is made is not.
+    texts = [f"K = {k}\ndef f(x, *, k=K):\n    return x\n" for k in (1, 2)]
+    one, other = (load(tmp_path / f"k{n}.py", text).f for n, text in enumerate(texts))
+    assert text_of(one) == text_of(other) and fingerprint(one) != fingerprint(other)
+    assert describe_function(other).captured == [{"where": "default", "name": "k", "value": 2}]
+
+
+def test_a_decorator_counts_with_what_it_depends_on():
+    def times(factor):
+        def decorate(func):
+            @functools.wraps(func)
+            def around(df):
+                return func(df) * factor
+
+            return around
+
+        return decorate
+
+    def plain(df):
+        return df
+
+    two, three = times(2)(plain), times(3)(plain)
+    assert text_of(plain) == describe_function(two).source.text == describe_function(three).source.text
+    assert len({fingerprint(plain), fingerprint(two), fingerprint(three)}) == 3
+
+
 def test_comments_layout_and_docstrings_do_not_count(tmp_path):
     one = load(tmp_path / "one.py", "def f(x):\n    return x + 1\n")
     other = load(tmp_path / "two.py", 'def f(x):\n    """Says."""\n    # why\n    return (x  +  1)\n')
