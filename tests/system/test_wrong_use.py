@@ -21,7 +21,7 @@ from seclea.errors import (
     UnknownModelError,
     UsageError,
 )
-from tests.pipeline import PipelineHome, pipeline_home
+from tests.pipeline import PipelineHome, pipeline_home, until
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,11 @@ def refused(kind: type[Exception], call: Any, *words: str) -> None:
     assert type(caught.value) is kind
     missing = [word for word in words if word not in str(caught.value)]
     assert not missing, f"{caught.value} does not say {missing}"
+
+
+def taken_over(home: PipelineHome) -> None:
+    """Wait until the writer has taken over what tests before left to it."""
+    until(lambda: not list(home.home.incoming.iterdir()), "the payloads of other tests to be taken over")
 
 
 # --- metrics
@@ -242,6 +247,7 @@ def test_a_run_that_cannot_be_recorded_whole_is_not_recorded_at_all(
 ) -> None:
     model = LogisticRegression().fit(uploaded[["a"]], uploaded.y)
     assert client.flush(20).done
+    taken_over(home)
     before = home.rows("SELECT kind, count(*) FROM records GROUP BY kind")
     refused(kind, lambda: call(client, uploaded, model), *words)
     assert client.flush(20).done
@@ -312,6 +318,7 @@ def test_a_model_of_an_unknown_type_is_refused_with_those_that_are_known(run: Tr
 def test_an_estimator_that_is_not_fitted_is_refused(home: PipelineHome, run: TrainingRun) -> None:
     from sklearn.linear_model import LinearRegression
 
+    taken_over(home)
     refused(
         UnknownModelError,
         lambda: run.log_model_state(LinearRegression()),
