@@ -5,6 +5,7 @@ This is the step as it is to be run; what happened is `entities.DatasetTransform
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -91,7 +92,7 @@ class DatasetTransformation:
     def name(self) -> str:
         """The function's name, as intermediate datasets have it."""
         func: Any = self.func
-        while hasattr(func, "func") and not hasattr(func, "__name__"):  # functools.partial
+        while isinstance(func, functools.partial):
             func = func.func
         found = str(getattr(func, "__name__", type(func).__name__))
         return "lambda" if found == "<lambda>" else found

@@ -76,6 +76,10 @@ def _label(dataset: Any) -> str:
 def _used(known: KnownDatasets, role: str, data: Any) -> UsedDataset:
     shown = f"The {role or 'given'} dataset"
     if isinstance(data, Dataset):
+        if known.is_foreign(data):
+            raise UnknownDatasetError(
+                f"{shown}, {data.name!r}, belongs to another project.", "Upload it to this project, too."
+            )
         return UsedDataset(data.uuid, role, data.remote_id is None, data.metadata)
     if isinstance(data, str):
         raise UsageError(
@@ -83,7 +87,7 @@ def _used(known: KnownDatasets, role: str, data: Any) -> UsedDataset:
             "Pass what upload_dataset returned: train = seclea.upload_dataset(df, name).",
         )
     content = _content(data, shown, role)
-    found = known.by_content(content)
+    found = known.by_content(content, role)
     answered = True
     if found is None:
         found, answered = known.at_portal([content])

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from seclea.client.lineage.chain import Chain, Step
+from seclea.client.lineage.chain import Chain
+from seclea.client.lineage.details import Step
 from seclea.client.lineage.known import KnownDatasets
 from seclea.client.snapshot.content import Content, split_content
 from seclea.client.snapshot.tables import StoredTable, describe, read_table, store_parquet
@@ -106,17 +107,17 @@ class Upload:
             content, described = _with_table(steps[-1].content, content), steps[-1].metadata
         else:
             steps, described = [], describe(content, metadata)
-        split = described.get("split")
-        digest = content.identity(split)
-        known = self._taken(name, digest)
-        if known is None and stored is None:
+        digest = content.identity(described.get("split"))
+        if stored is None and self._known.by_identity(digest) is None:
             stored = (self._begun or self._begin_store(content)).result()
         self._check_sizes(name)
-        parent = self._hand_over_steps(steps, name)
-        if known is None:
-            assert stored is not None
-            known = self._dataset(name, digest, described, stored, parent, path=path)
-        self._transformation(steps, len(steps) - 1, known)
+        with self._known.recording:  # another thread may be at the same
+            known = self._taken(name, digest)
+            parent = self._hand_over_steps(steps, name)
+            if known is None:
+                assert stored is not None
+                known = self._dataset(name, digest, described, stored, parent, path=path)
+            self._transformation(steps, len(steps) - 1, known)
         return known
 
     def _taken(self, name: str, digest: str) -> Dataset | None:
@@ -174,6 +175,7 @@ class Upload:
             return {}
         parent = _origin(steps[0])
         for number, step in enumerate(steps[:-1]):
+            step.known = step.known or self._known.by_identity(step.identity)
             if step.known is None:
                 assert step.stored is not None
                 inner = self._free_name(f"{name}-{step.transformation.name}", name)

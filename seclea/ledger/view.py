@@ -5,6 +5,7 @@ A look is short: readers are ``mode=ro``, hold no transaction open between two q
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,20 @@ class Reader:
             f" WHERE kind = ? AND same_as IS NULL AND refused = 0{terms} ORDER BY uuid LIMIT ?",
             [kind, *values, limit],
         )
+
+    def refused_entities(self, kind: str) -> list[str]:
+        """uuids of entities of that kind that the writer or the portal refused."""
+        rows = self._all("SELECT uuid FROM entities WHERE refused = 1 AND kind = ?", (kind,))
+        return [row["uuid"] for row in rows]
+
+    def steps(self, project: str) -> list[tuple[str, tuple[str, ...]]]:
+        """(dataset, its inputs) of every recorded transformation of a project."""
+        rows = self._all(
+            "SELECT json_extract(json, '$.dataset') AS dataset, json_extract(json, '$.inputs') AS inputs FROM entities"
+            " WHERE kind = 'dataset_transformation' AND project = ? AND refused = 0",
+            (project,),
+        )
+        return [(row["dataset"], tuple(json.loads(row["inputs"] or "[]"))) for row in rows]
 
     def meta(self, key: str) -> str | None:
         """What was noted under this key."""

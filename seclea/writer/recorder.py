@@ -336,6 +336,8 @@ class Recorder:
                 row = row if unnamed else None
         elif kind is Kind.DATASET_TRANSFORMATION and entity.get("digest"):
             row = self._ledger.find_entity(kind, stream.project, digest=entity["digest"])
+            made = None if row is None else self._ledger.entity(json.loads(row["json"])["dataset"])
+            row = row if made is not None and not made["refused"] else None
         else:
             return None
         return None if row is None else str(row["uuid"])

@@ -18,6 +18,7 @@ from seclea.errors import (
     MetricError,
     RunFinishedError,
     TooLargeError,
+    UnknownDatasetError,
     UnknownModelError,
     UsageError,
 )
@@ -253,6 +254,14 @@ def test_a_run_that_cannot_be_recorded_whole_is_not_recorded_at_all(
     assert client.flush(20).done
     assert home.rows("SELECT kind, count(*) FROM records GROUP BY kind") == before
     assert list(home.home.incoming.iterdir()) == []
+
+
+def test_a_run_takes_no_dataset_of_another_project(home: PipelineHome, client: SecleaAI) -> None:
+    other = SecleaAI("Another project")
+    foreign = other.upload_dataset(table(home, "foreign.csv", "a,b\n8,9\n"), "foreign")
+    assert other.flush(20).done
+    words = ("The train dataset, 'foreign', belongs to another project", "Upload it to this project")
+    refused(UnknownDatasetError, lambda: client.start_training_run(datasets={"train": foreign}), *words)
 
 
 def test_a_run_has_one_final_state(client: SecleaAI, uploaded: Any) -> None:

@@ -7,68 +7,22 @@ Rule 3  The functions get copies; what they do to them, and the random numbers t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from seclea.client.lineage.compare import ROWS, Difference, difference, nearest
-from seclea.client.lineage.functions import Function, describe_function, versions
+from seclea.client.lineage.details import DECLARED, REPRODUCED, Input, Step, step_details, step_digest
+from seclea.client.lineage.functions import describe_arguments, describe_function
 from seclea.client.lineage.known import Found, KnownDatasets
-from seclea.client.lineage.parts import content_of_parts, copied, undisturbed
-from seclea.client.lineage.values import Walker
+from seclea.client.lineage.parts import content_of_parts, copied, own_arguments, own_function, undisturbed
 from seclea.client.snapshot.content import Content
 from seclea.client.snapshot.tables import StoredTable, describe
-from seclea.entities import Dataset
 from seclea.errors import DatasetError, TransformationError, UnknownDatasetError, UsageError
-from seclea.records import canonical_json
 from seclea.transformations import INHERIT, DatasetTransformation, role_of
 
-_STEP_DOMAIN = b"seclea-step-v1\n"
-REPRODUCED = "reproduced"
-DECLARED = "declared, not verified"
-
 Store = Callable[[Content], "Future[StoredTable]"]
-
-
-@dataclass(slots=True)
-class Input:
-    """What a step was given under one or two names.
-
-    Attributes:
-        names: the arguments.
-        identity: of the dataset that they make up.
-        found: where it is known; None for the output of the step before, and for a parent that only the portal may know.
-    """
-
-    names: tuple[str, ...]
-    identity: str
-    content: Content
-    found: Found | None = None
-    inherited: bool = False
-
-
-@dataclass(slots=True)
-class Step:
-    """One step that was looked at. ``content`` has let go of its table."""
-
-    transformation: DatasetTransformation
-    function: Function
-    inputs: list[Input]
-    content: Content
-    split: str | None
-    verdict: str
-    metadata: dict[str, Any]
-    details: dict[str, Any] = field(default_factory=dict)
-    digest: str = ""
-    known: Dataset | None = None  # the project has this very dataset already
-    stored: Future[StoredTable] | None = None
-
-    @property
-    def identity(self) -> str:
-        """Of the dataset that the step made."""
-        return self.content.identity(self.split)
 
 
 @dataclass(slots=True)
@@ -152,8 +106,9 @@ class Chain:
         metadata = describe(content, self._user if last else None, before.metadata)
         metadata["split"] = split
         made = Step(step, function, inputs, content, split, REPRODUCED if step.reproduce else DECLARED, metadata)
-        made.details = _details(made, before)
-        made.digest = _digest(made)
+        arguments = describe_arguments(step.kwargs)
+        made.details = step_details(made, arguments, before.content, before.split)
+        made.digest = step_digest(made, arguments)
         made.known = self._known.by_identity(made.identity)
         if made.known is None and not last:
             made.stored = self._store(content)
@@ -192,13 +147,8 @@ class Chain:
         self._shared.add(identity)
 
     def _ancestors(self, found: Found | None) -> set[str]:
-        """Identities of what a known dataset comes from."""
-        seen: set[str] = set()
-        dataset = found.dataset if found is not None else None
-        while dataset is not None and dataset.digest not in seen:
-            seen.add(dataset.digest)
-            dataset = self._known.by_uuid(dataset.parent) if dataset.parent else None
-        return seen
+        """Identities of what a known dataset comes from, by whatever step."""
+        return set() if found is None else self._known.ancestors(found.dataset)
 
     def _shown(self, number: int) -> str:
         return f"Step {number + 1} of {len(self._all)}, {self._all[number].name!r},"
@@ -298,7 +248,7 @@ class Chain:
 
     def _run(self, number: int, inputs: Sequence[Input], before: _Before) -> dict[str, Any]:
         step, shown = self._all[number], self._shown(number)
-        arguments = {}
+        tables = {}
         for name, value in step.data_kwargs.items():
             if _inherits(value):
                 if before.outputs is None:
@@ -307,10 +257,9 @@ class Chain:
                         "Pass the table itself.",
                     )
                 value = before.outputs[name]
-            arguments[name] = copied(value)
+            tables[name] = value
         try:
-            with undisturbed():
-                result = step.func(**arguments, **step.kwargs)
+            result = _call(step, tables)
         except Exception as error:
             raise TransformationError(
                 f"{shown} raised {type(error).__name__} when it was run again: {error}.",
@@ -325,7 +274,13 @@ class Chain:
         step, following = self._all[number], self._all[number + 1]
         found = {}
         for name in step.kept:
-            value = following.data_kwargs.get(name, INHERIT)
+            if name not in following.data_kwargs:
+                raise UsageError(
+                    f"{self._shown(number)} is not run again (reproduce=False), and step {number + 2}, {following.name!r},"
+                    f" has no argument {name!r} that would say what it gave.",
+                    f"Name the output as {following.name!r} takes it, or put None for one that is dropped.",
+                )
+            value = following.data_kwargs[name]
             if _inherits(value):
                 raise UsageError(
                     f"{self._shown(number)} is not run again (reproduce=False), so its output {name!r} must be passed to"
@@ -344,8 +299,8 @@ class Chain:
                 raise self._differs("The chain does not lead to the dataset", found, number, content)
         if not final.has_roles and content.has_roles:
             final = final.with_roles(content.features, content.outputs)
-        own = (self._user or {}).get("split")
-        return final, own or split
+        said = self._user or {}
+        return final, said.get("split", split)
 
     def _differs(self, what: str, found: Difference, steps: int, content: Content | None = None) -> TransformationError:
         """The error for a difference after ``steps`` recorded steps, and one more that gave ``content``."""
@@ -376,6 +331,19 @@ class Chain:
 
 def _rows(content: Content) -> Any:
     return content.rows, [column.digest for column in content.columns if column.role == "index"]
+
+
+def _call(step: DatasetTransformation, tables: Mapping[str, Any]) -> Any:
+    """Run a step on copies; on real ones where the function writes into memory that pandas shares."""
+    with undisturbed():
+        try:
+            lazy = {name: copied(table) for name, table in tables.items()}
+            return own_function(step.func)(**lazy, **own_arguments(step.kwargs))
+        except ValueError as error:
+            if "read-only" not in str(error) and "read only" not in str(error):
+                raise
+        real = {name: copied(table, surely=True) for name, table in tables.items()}
+        return own_function(step.func)(**real, **own_arguments(step.kwargs))
 
 
 def _column(content: Content, name: str) -> str | None:
@@ -412,86 +380,3 @@ def _named_outputs(step: DatasetTransformation, result: Any, shown: str) -> dict
         if value is None:
             raise TransformationError(f"{shown} returned None as {name!r}.", "Return a table.")
     return found
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# What is said of a step (docs/lineage.md)
-
-
-def _details(step: Step, before: _Before) -> dict[str, Any]:
-    function, transformation = step.function, step.transformation
-    walker = Walker(lambda value: None)
-    described = {name: _argument(walker, name, value) for name, value in transformation.kwargs.items()}
-    libraries = function.libraries | walker.libraries | {step.content.framework, "pyarrow"}
-    return {
-        "function": {
-            "qualified_name": function.qualified_name,
-            "module": function.module,
-            "kind": function.kind,
-            "fingerprint": function.fingerprint,
-        },
-        "source": {"file": function.source.file, "line": function.source.line, "missing": function.source.missing},
-        "captured": function.captured,
-        "helpers": function.helpers,
-        "unverifiable": sorted({*function.unverifiable, *walker.unverifiable}),
-        "arguments": {
-            "data": [
-                {"name": name, "inherited": one.inherited, "digest": one.identity}
-                for one in step.inputs
-                for name in one.names
-            ],
-            "kwargs": described,
-        },
-        "outputs": transformation.outputs,
-        "split": step.split,
-        "verdict": step.verdict,
-        "output": {"digest": step.identity, "content_digest": step.content.digest},
-        "before": _size(before.content),
-        "after": _size(step.content),
-        "changes": _changes(before, step),
-        "versions": versions(libraries),
-    }
-
-
-def _argument(walker: Walker, name: str, value: Any) -> Any:
-    """An argument's value; a function among them by its name and fingerprint."""
-    if callable(value) and not isinstance(value, type):
-        inner = describe_function(value)
-        return {"function": inner.qualified_name, "fingerprint": inner.fingerprint, "source": inner.source.text}
-    return walker.describe(value, name)
-
-
-def _size(content: Content) -> dict[str, int]:
-    return {"rows": content.rows, "columns": len(content.names), "nulls": content.nulls}
-
-
-def _changes(before: _Before, step: Step) -> dict[str, Any]:
-    old = {column.name: column.digest for column in before.content.columns if column.role == "column"}
-    new = {column.name: column.digest for column in step.content.columns if column.role == "column"}
-    both = [name for name in new if name in old]
-    index = [[column[1:] for column in one.columns if column.role == "index"] for one in (before.content, step.content)]
-    roles = [(one.features, one.outputs) for one in (before.content, step.content)]
-    return {
-        "added": [name for name in new if name not in old],
-        "removed": [name for name in old if name not in new],
-        "changed": [name for name in both if new[name] != old[name]],
-        "rows": step.content.rows - before.content.rows,
-        "reordered": both != [name for name in old if name in new],
-        "index": index[0] != index[1],
-        "roles": roles[0] != roles[1],
-        "split": step.split != before.split,
-    }
-
-
-def _digest(step: Step) -> str:
-    """What the step is: the same function with the same arguments between the same datasets, whoever declares it."""
-    form = {
-        "inputs": [[list(one.names), one.identity] for one in step.inputs],
-        "output": step.identity,
-        "outputs": step.transformation.outputs,
-        "split": step.split,
-        "verdict": step.verdict,
-        "fingerprint": step.function.fingerprint,
-        "kwargs": step.details["arguments"]["kwargs"],
-    }
-    return hashlib.sha256(_STEP_DOMAIN + canonical_json(form)).hexdigest()

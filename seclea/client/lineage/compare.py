@@ -152,6 +152,9 @@ def _index(wanted: Content, given: Content, wanted_is: str, given_is: str) -> Di
     if digests[0] == digests[1]:
         return None
     names = [[column.name for column in content.columns if column.role == "index"] for content in (wanted, given)]
+    for one, other in zip(mine, theirs, strict=False):
+        if one.type != other.type:
+            return Difference(f"the index is {other.type} in {given_is} and {one.type} in {wanted_is}", (ROWS,))
     row = min(
         (row for pair in zip(mine, theirs, strict=False) if (row := _first_unlike(*pair)) is not None), default=None
     )
@@ -192,13 +195,15 @@ def _cell(wanted: Content, given: Content, name: str, wanted_is: str, given_is: 
         return None
     label = _label(_levels(wanted), row)
     at = f"row {row}" if label == row else f"row {row} (index {label!r})"
+    mine, theirs = _values(wanted, name, as_told=True), _values(given, name, as_told=True)
     return f"column {name!r}, {at}: {_shown(theirs[row])} in {given_is} and {_shown(mine[row])} in {wanted_is}"
 
 
-def _values(content: Content, name: str) -> Any:
+def _values(content: Content, name: str, *, as_told: bool = False) -> Any:
+    """A column in its one plain type, or (for people) as it came."""
     for role, one, values, _ in canonical_columns(content.table):
         if role == "column" and one == name:
-            return plain(_chunked(values))
+            return _chunked(values) if as_told else plain(_chunked(values))
     raise KeyError(name)
 
 

@@ -18,12 +18,13 @@ import os
 import sys
 import sysconfig
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
 
-from seclea.client.lineage.sources import Source, source_of
+from seclea.client.lineage.sources import Source, constant_text, source_of
 from seclea.client.lineage.values import Described, Walker
 from seclea.records import canonical_json
 
@@ -51,14 +52,35 @@ def describe_function(func: Any) -> Function:
     return _Describer().describe(func)
 
 
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Arguments of a call as they are recorded; ``form`` is what counts when two calls are compared."""
+
+    described: dict[str, Any]
+    form: Any
+    helpers: list[dict[str, Any]]
+    unverifiable: list[str]
+    libraries: set[str]
+
+
+def describe_arguments(arguments: Mapping[str, Any]) -> Arguments:
+    """Describe the values that a function is called with, and the functions and classes among them."""
+    describer = _Describer()
+    described = {name: describer.argument(name, value) for name, value in arguments.items()}
+    return describer.finish_arguments(described)
+
+
 class _Describer:
     """One description: what was reached already, and what was found on the way."""
 
     def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}  # id of a code object or class → its number, so that recursion ends
+        self._numbers: dict[int, int] = {}  # id of a function or class → its number, so that recursion ends
+        self._waiting: deque[Any] = (
+            deque()
+        )  # numbered, not looked at yet: a work list, as chains of helpers may be long
         self._forms: list[Any] = []  # what the fingerprint is made of, in the order reached
         self._helpers: list[dict[str, Any]] = []
-        self._walker = Walker(self._reached)
+        self._walker = Walker(self._reached, is_library)
         self._held: list[Any] = []  # so that no id is given out again meanwhile
 
     def describe(self, func: Any) -> Function:
@@ -73,12 +95,16 @@ class _Describer:
             kind = "method" if kind == "function" else kind
             captured += self._captured("attribute", [("self", outer.__self__)])
             outer = outer.__func__
+        if not isinstance(outer, FunctionType) and isinstance(getattr(outer, "__wrapped__", None), FunctionType):
+            captured += [
+                {"where": "attribute", "name": "wrapper", "value": f"{_module(type(outer))}.{_qualified(type(outer))}"}
+            ]
+            outer = outer.__wrapped__  # functools.lru_cache
         if not isinstance(outer, FunctionType) and not _is_compiled(outer) and not isinstance(outer, type):
             kind = "callable"  # an object with __call__
             captured += self._captured("attribute", [("self", outer)])
             outer = type(outer).__call__
-        code = getattr(outer, "__code__", None)
-        if not isinstance(code, CodeType):
+        if not isinstance(outer, FunctionType):
             return self._compiled(outer, kind, captured)
         inner = _unwrapped(outer)
         if inner is not outer:  # what a decorator put around it depends on things too
@@ -86,29 +112,40 @@ class _Describer:
         if inner.__code__.co_name == "<lambda>" and kind == "function":
             kind = "lambda"
         source = source_of(inner.__code__)
-        self._number(inner.__code__)
+        self._number(inner)
         captured += self._depends(inner)
-        form = {"code": _code_form(inner.__code__, source), "kind": kind, "captured": captured, "reached": self._forms}
-        found = self._finish(inner, kind, source, captured, form)
-        found.libraries.add(_top(inner.__module__)) if is_library(inner.__module__) else None
-        return found
+        return self._finish(inner, kind, source, captured, _code_form(inner.__code__, source))
+
+    def argument(self, name: str, value: Any) -> Any:
+        """An argument's value; a function among them by its name, fingerprint and source."""
+        if callable(value) and not isinstance(value, type):
+            inner = describe_function(value)
+            self._walker.libraries |= inner.libraries
+            for what in inner.unverifiable:
+                self._walker.unknown(value, f"{name}: {what}")
+            return {"function": inner.qualified_name, "fingerprint": inner.fingerprint, "source": inner.source.text}
+        return self._walker.describe(value, name)
+
+    def finish_arguments(self, described: dict[str, Any]) -> Arguments:
+        self._drain()
+        form = {"arguments": described, "reached": self._forms}
+        return Arguments(described, form, self._helpers, self._walker.unverifiable, self._walker.libraries)
 
     def _compiled(self, func: Any, kind: str, captured: list[dict[str, Any]]) -> Function:
-        module = str(getattr(func, "__module__", None) or type(func).__module__)
+        module = _module(func)
         version = version_of(_top(module))
         what = f"a class of {_top(module)}" if isinstance(func, type) else "compiled code"
         missing = f"it is {what}: its name and version {version or 'of Python'} stand for it"
         if isinstance(func, type) and not is_library(module):
             missing = "it is a class"
             captured += self._captured("global", [(func.__name__, func)])
-        form = {"code": [module, _qualified(func), version], "kind": kind, "captured": captured, "reached": self._forms}
         kind = "compiled" if kind == "function" else kind
-        return self._finish(func, kind, Source(missing=missing), captured, form)
+        return self._finish(func, kind, Source(missing=missing), captured, [module, _qualified(func), version])
 
-    def _finish(
-        self, func: Any, kind: str, source: Source, captured: list[dict[str, Any]], form: dict[str, Any]
-    ) -> Function:
-        module = str(getattr(func, "__module__", None) or type(func).__module__)
+    def _finish(self, func: Any, kind: str, source: Source, captured: list[dict[str, Any]], code: Any) -> Function:
+        self._drain()
+        module = _module(func)
+        form = {"code": code, "kind": kind, "captured": captured, "reached": self._forms}
         return Function(
             qualified_name=f"{module}.{_qualified(func)}",
             module=module,
@@ -116,7 +153,7 @@ class _Describer:
             source=source,
             captured=captured,
             helpers=self._helpers,
-            unverifiable=sorted(set(self._walker.unverifiable)),
+            unverifiable=self._walker.unverifiable,
             libraries=self._walker.libraries | ({_top(module)} if is_library(module) else set()),
             fingerprint=hashlib.sha256(_DOMAIN + canonical_json(form)).hexdigest(),
         )
@@ -127,7 +164,7 @@ class _Describer:
         return [{"where": where, "name": name, "value": self._walker.describe(value, name)} for name, value in items]
 
     def _depends(self, func: FunctionType) -> list[dict[str, Any]]:
-        """Defaults, closure and globals of one function, by name."""
+        """Defaults, closure, attributes and globals of one function, by name."""
         code = func.__code__
         names = code.co_varnames[: code.co_argcount]
         defaults = func.__defaults__ or ()
@@ -135,17 +172,31 @@ class _Describer:
         found += self._captured("default", list((func.__kwdefaults__ or {}).items()))
         cells = zip(code.co_freevars, func.__closure__ or (), strict=True)
         found += self._captured("closure", [(name, _content(cell)) for name, cell in cells if name != "__class__"])
+        own = sorted((name, value) for name, value in vars(func).items() if name != "__wrapped__")
+        found += self._captured("attribute", own)
         for path, value in sorted(dict(_globals_read(code, func.__globals__)).items()):
             found += self._captured("global", [(path, value)])
         return found
 
-    def _number(self, thing: Any) -> int | None:
-        """The number of something reached before; a new one is noted, and None."""
+    def _number(self, thing: Any) -> int:
+        """The number of a function or class."""
         known = self._numbers.get(id(thing))
         if known is None:
-            self._numbers[id(thing)] = len(self._numbers)
+            known = self._numbers[id(thing)] = len(self._numbers)
             self._held.append(thing)
         return known
+
+    def _later(self, thing: Any) -> int:
+        """The number of a function or class of the user's, which is looked at in its turn."""
+        if id(thing) not in self._numbers:
+            self._waiting.append(thing)
+        return self._number(thing)
+
+    def _drain(self) -> None:
+        while self._waiting:
+            thing = self._waiting.popleft()
+            form = self._class_form(thing) if isinstance(thing, type) else self._helper_form(thing)
+            self._forms.append({"number": self._numbers[id(thing)], **form})
 
     def _reached(self, value: Any) -> Described | None:
         """A function or class on the way: the user's is described in its turn, a library's is its name and version."""
@@ -156,63 +207,56 @@ class _Describer:
             parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
             return Described({"partial": self._walker.describe(parts, "partial")})
         if isinstance(value, types.ModuleType):
-            return (
-                self._library(value.__name__, value.__name__)
-                if is_library(value.__name__)
-                else Described({"module": value.__name__})
+            if is_library(value.__name__):
+                return self._library(value.__name__, value.__name__)
+            return Described(self._walker.unknown(value, value.__name__, "module used as a whole"))
+        if isinstance(value, type | FunctionType):
+            name = f"{_module(value)}.{value.__qualname__}"
+            if is_library(_module(value)):
+                return self._library(_module(value), name)
+            return Described({"class" if isinstance(value, type) else "function": name, "number": self._later(value)})
+        if isinstance(getattr(value, "__wrapped__", None), FunctionType) and callable(value):  # functools.lru_cache
+            return Described(
+                {"wrapper": _qualified(type(value)), "of": self._walker.describe(value.__wrapped__, "wrapped")}
             )
-        if isinstance(value, type):
-            return self._class(value)
-        if isinstance(value, FunctionType):
-            return self._function(value)
         if _is_compiled(value):
-            module = str(getattr(value, "__module__", None) or type(value).__module__)
-            return self._library(module, f"{module}.{_qualified(value)}")
+            return self._library(_module(value), f"{_module(value)}.{_qualified(value)}")
         return None
 
     def _library(self, module: str, name: str) -> Described:
         self._walker.libraries.add(_top(module))
         return Described({"library": name, "version": version_of(_top(module))})
 
-    def _function(self, func: FunctionType) -> Described:
-        name = f"{func.__module__}.{func.__qualname__}"
-        if is_library(func.__module__):
-            return self._library(func.__module__, name)
-        known = self._number(func.__code__)
-        if known is not None:
-            return Described({"function": name, "number": known})
-        number = self._numbers[id(func.__code__)]
+    def _helper_form(self, func: FunctionType) -> dict[str, Any]:
         source = source_of(func.__code__)
-        slot = len(self._forms)
-        self._forms.append(None)
         depends = self._depends(func)
-        self._forms[slot] = {"number": number, "code": _code_form(func.__code__, source), "captured": depends}
         if len(self._helpers) < MAX_HELPERS:
+            name = f"{_module(func)}.{func.__qualname__}"
             entry = {"qualified_name": name, "source": source.text, "missing": source.missing, "captured": depends}
             self._helpers.append(entry)
-        return Described({"function": name, "number": number})
+        return {"code": _code_form(func.__code__, source), "captured": depends}
 
-    def _class(self, cls: type) -> Described:
-        name = f"{cls.__module__}.{cls.__qualname__}"
-        if is_library(cls.__module__):
-            return self._library(cls.__module__, name)
-        if self._number(cls) is None:
-            slot = len(self._forms)
-            self._forms.append(None)
-            members = {
-                key: self._walker.describe(getattr(member, "__func__", getattr(member, "fget", member)), key)
-                for key, member in sorted(vars(cls).items())
-                if key not in _CLASS_NOISE
-                and not isinstance(member, types.GetSetDescriptorType | types.MemberDescriptorType)
-            }
-            bases = [self._walker.describe(base, "base") for base in cls.__bases__ if base is not object]
-            self._forms[slot] = {"number": self._numbers[id(cls)], "class": name, "members": members, "bases": bases}
-        return Described({"class": name, "number": self._numbers[id(cls)]})
+    def _class_form(self, cls: type) -> dict[str, Any]:
+        members = {
+            key: self._walker.describe(getattr(member, "__func__", getattr(member, "fget", member)), key)
+            for key, member in sorted(vars(cls).items())
+            if key not in _CLASS_NOISE
+            and not key.startswith("__pydantic_")  # made from the annotations, with addresses in it
+            and not isinstance(member, types.GetSetDescriptorType | types.MemberDescriptorType)
+        }
+        bases = [self._walker.describe(base, "base") for base in cls.__bases__ if base is not object]
+        form = {"class": f"{_module(cls)}.{cls.__qualname__}", "members": members, "bases": bases}
+        return (
+            form
+            if is_library(_module(type(cls)))
+            else form | {"metaclass": self._walker.describe(type(cls), "metaclass")}
+        )
 
 
 _CLASS_NOISE = frozenset(
     {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__firstlineno__",
-     "__static_attributes__", "__slots__", "__match_args__", "__annotate__", "__annotate_func__", "_abc_impl"}
+     "__static_attributes__", "__slots__", "__match_args__", "__annotate__", "__annotate_func__", "_abc_impl",
+     "_member_map_", "_member_names_", "_value2member_map_", "_hashable_values_", "_unhashable_values_", "__new__"}
 )  # fmt: skip
 
 
@@ -239,7 +283,7 @@ def _code_form(code: CodeType, source: Source) -> Any:
 def _bytecode(code: CodeType) -> str:
     whole = hashlib.sha256(code.co_code + repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
     for constant in code.co_consts:
-        inner = _bytecode(constant) if isinstance(constant, CodeType) else f"{type(constant).__name__}:{constant!r}"
+        inner = _bytecode(constant) if isinstance(constant, CodeType) else constant_text(constant)
         whole.update(inner.encode("utf-8", "backslashreplace") + b"\0")
     whole.update(sys.implementation.cache_tag.encode() if sys.implementation.cache_tag else b"")
     return whole.hexdigest()
@@ -249,14 +293,34 @@ _MISSING = object()
 
 
 def _globals_read(code: CodeType, namespace: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(name, value) of the globals that a code object reads; of a user's module ("config.RATE") what is read of it."""
+    """(name, value) of what a code object reads from outside: globals, and what it imports by itself.
+
+    Of a user's module ("config.RATE") it is what is read of it; a library's module stands for itself.
+    """
     instructions = list(dis.get_instructions(code))
+    imported: dict[str, Any] = {}  # local names of modules that the function imports
+    module: Any = None
     for number, instruction in enumerate(instructions):
-        if instruction.opname not in ("LOAD_GLOBAL", "LOAD_NAME"):
+        name, path = instruction.opname, str(instruction.argval)
+        if name == "IMPORT_NAME":
+            level = instructions[number - 2].argval if number >= 2 else 0
+            module = _imported(path, level, namespace)
             continue
-        path = str(instruction.argval)
-        value = namespace.get(path, _MISSING)
-        if value is _MISSING:  # a builtin, or a name that is not there
+        if name == "IMPORT_FROM":
+            if module is not None:
+                yield f"{module.__name__}.{path}", getattr(module, path, None)
+            continue
+        if name in ("STORE_FAST", "STORE_NAME", "STORE_DEREF") and instructions[number - 1].opname == "IMPORT_NAME":
+            if module is not None:
+                imported[path] = module
+            continue
+        if name in ("LOAD_GLOBAL", "LOAD_NAME"):
+            value = namespace.get(path, imported.get(path, _MISSING))
+        elif name.startswith("LOAD_FAST") or name == "LOAD_DEREF":
+            value = imported.get(path, _MISSING)
+        else:
+            continue
+        if value is _MISSING:  # a builtin, a local, or a name that is not there
             continue
         for following in instructions[number + 1 :]:
             if following.opname not in ("LOAD_ATTR", "LOAD_METHOD") or not isinstance(value, types.ModuleType):
@@ -268,6 +332,15 @@ def _globals_read(code: CodeType, namespace: Mapping[str, Any]) -> Iterator[tupl
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _globals_read(constant, namespace)
+
+
+def _imported(name: str, level: Any, namespace: Mapping[str, Any]) -> Any:
+    """The module that an import statement within a function names, as far as it is loaded."""
+    if isinstance(level, int) and level > 0:
+        package = str(namespace.get("__package__") or namespace.get("__name__") or "")
+        parts = package.split(".")
+        name = ".".join([*parts[: len(parts) - level + 1], *([name] if name else [])])
+    return sys.modules.get(name)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -283,6 +356,10 @@ def _is_compiled(value: Any) -> bool:
         "cython_function_or_method",
         "builtin_function",
     )
+
+
+def _module(thing: Any) -> str:
+    return str(getattr(thing, "__module__", None) or type(thing).__module__ or "")
 
 
 def _qualified(func: Any) -> str:
@@ -306,19 +383,27 @@ def _library_roots() -> tuple[str, ...]:
 def is_library(module: str) -> bool:
     """Whether a module is installed or Python's own: its version stands for its text."""
     top = _top(module)
-    if top in ("seclea", "builtins") or top in sys.stdlib_module_names:
+    if top in ("seclea", "builtins"):
         return True
     loaded = sys.modules.get(top)
     place = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), None)
-    return place is not None and top not in ("__main__", "__mp_main__") and _is_installed(place)
+    if place is None:  # compiled into Python, or not loaded
+        return top in sys.stdlib_module_names
+    return top not in ("__main__", "__mp_main__") and _is_installed(place)
 
 
 @functools.cache
 def _is_installed(place: str) -> bool:
     place = os.path.realpath(place)
-    return ("site-packages" in place or "dist-packages" in place) and any(
-        place.startswith(root + os.sep) for root in _library_roots()
-    )
+    if any(place.startswith(root + os.sep) for root in _library_roots()):
+        return True
+    return "site-packages" not in place and any(place.startswith(root + os.sep) for root in _standard_roots())
+
+
+@functools.cache
+def _standard_roots() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple(sorted({os.path.realpath(paths[name]) for name in ("stdlib", "platstdlib")}))
 
 
 def version_of(top: str) -> str:

@@ -43,7 +43,8 @@ class KnownDatasets:
         self._open_api = open_api
         self._lock = threading.Lock()
         self._own: dict[str, Dataset] = {}  # by uuid: the ledger may not show them yet
-        self._steps: set[str] = set()
+        self._steps: dict[str, DatasetTransformation] = {}  # by digest
+        self.recording = threading.RLock()  # held from the last look at what is there to the end of hand-over
 
     def add(self, entity: Entity) -> None:
         """This client has just recorded it."""
@@ -51,12 +52,17 @@ class KnownDatasets:
             if isinstance(entity, Dataset):
                 self._own[entity.uuid] = entity
             elif isinstance(entity, DatasetTransformation):
-                self._steps.add(entity.digest)
+                self._steps[entity.digest] = entity
 
     def own(self) -> list[Dataset]:
-        """What this client recorded, oldest first."""
+        """What this client recorded and nobody refused since, oldest first."""
+        refused = self._refused()
         with self._lock:
-            return list(self._own.values())
+            return [one for one in self._own.values() if one.uuid not in refused]
+
+    def _refused(self) -> set[str]:
+        """uuids of datasets that were refused after they were handed over: they may be uploaded again."""
+        return set(self._look(lambda view: view.refused_entities(Kind.DATASET)) or ())
 
     def by_identity(self, digest: str) -> Dataset | None:
         """The dataset with that identity, here."""
@@ -74,17 +80,55 @@ class KnownDatasets:
         row = self._look(lambda view: view.entity(uuid))
         return None if row is None or row["kind"] != Kind.DATASET else Dataset.from_json(json.loads(row["json"]))
 
-    def by_content(self, content: Content) -> Found | None:
-        """The dataset that holds that table, whatever its label: one with the same roles before others, the latest last
-        uploaded before older ones.
+    def by_content(self, content: Content, label: str | None = None) -> Found | None:
+        """The dataset that holds that table. Of several: one with that label, then one with the same roles, then one that
+        was uploaded under a name, then the latest.
         """
         here = [one for one in self._here(content=content.digest) if one.content_digest == content.digest]
-        if here:
-            roles = {"X": list(content.features), "y": list(content.outputs)} if content.has_roles else None
-            return Found(
-                max(here, key=lambda one: (one.metadata.get("roles") == roles, not one.intermediate, one.uuid))
-            )
-        return None
+        if not here:
+            return None
+        roles = {"X": list(content.features), "y": list(content.outputs)} if content.has_roles else None
+
+        def rank(one: Dataset) -> tuple[bool, bool, bool, str]:
+            labelled = bool(label) and one.metadata.get("split") == label
+            return labelled, one.metadata.get("roles") == roles, not one.intermediate, one.uuid
+
+        return Found(max(here, key=rank))
+
+    def is_foreign(self, dataset: Dataset) -> bool:
+        """Whether a dataset is known to be of another project."""
+        with self._lock:
+            if dataset.uuid in self._own:
+                return False
+        return bool(self._look(lambda view: self._is_elsewhere(view, dataset.uuid)))
+
+    def _is_elsewhere(self, view: LedgerView, uuid: str) -> bool:
+        row = view.entity(uuid)
+        return row is not None and row["project"] != self._project_row(view)
+
+    def ancestors(self, dataset: Dataset) -> set[str]:
+        """Identities of a dataset and of all that it was made from, by parents and by recorded steps."""
+        with self._lock:
+            made = [(step.dataset, step.inputs) for step in self._steps.values()]
+        made += self._look(self._steps_in_ledger) or []
+        inputs: dict[str, set[str]] = {}
+        for of, named in made:
+            inputs.setdefault(of, set()).update(named)
+        found, seen, waiting = set(), set(), [dataset]
+        while waiting:
+            one = waiting.pop()
+            if one.uuid in seen:
+                continue
+            seen.add(one.uuid)
+            found.add(one.digest)
+            for uuid in {*inputs.get(one.uuid, ()), *([one.parent] if one.parent else ())} - seen:
+                above = self.by_uuid(uuid)
+                waiting += [above] if above is not None else []
+        return found
+
+    def _steps_in_ledger(self, view: LedgerView) -> list[tuple[str, tuple[str, ...]]]:
+        project = self._project_row(view)
+        return [] if project is None else view.steps(project)
 
     def at_portal(self, contents: Iterable[Content]) -> tuple[Found | None, bool]:
         """(the first of these that the portal has, whether the portal answered)."""
@@ -127,12 +171,14 @@ class KnownDatasets:
         return None
 
     def has_step(self, digest: str) -> bool:
-        """Whether a transformation is recorded already."""
+        """Whether a transformation is recorded already, for a dataset that was not refused."""
+        refused = self._refused()
         with self._lock:
-            if digest in self._steps:
-                return True
+            own = self._steps.get(digest)
+        if own is not None and own.dataset not in refused:
+            return True
         rows = self._look(lambda view: self._rows(view, Kind.DATASET_TRANSFORMATION, digest=digest))
-        return bool(rows)
+        return any(json.loads(row["json"])["dataset"] not in refused for row in rows or ())
 
     def all_here(self) -> list[Dataset]:
         """Every dataset that is known without asking the portal, oldest first."""

@@ -6,6 +6,8 @@ import contextlib
 import copy
 import random
 import sys
+import threading
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -45,29 +47,96 @@ def columns_of(table: Any) -> list[str]:
     return column_names(to_arrow(table)[0])
 
 
-def copied(table: Any) -> Any:
-    """A copy that can be changed without the original seeing it. Where pandas copies on write it costs nothing yet."""
+_PLAIN_CELLS = frozenset(
+    {"string", "integer", "floating", "boolean", "empty", "decimal", "date", "datetime", "time", "bytes"}
+)
+
+
+def copied(table: Any, *, surely: bool = False) -> Any:
+    """A copy of a table for a user's function, which must not see the original change.
+
+    Where pandas copies on write the values are not copied yet, but read-only: a function that writes past pandas into them
+    raises, and is then to be given a copy that is ``surely`` one.
+    """
     pandas: Any = sys.modules.get("pandas")
     if pandas is not None and isinstance(table, pandas.DataFrame | pandas.Series):
-        lazy = int(pandas.__version__.partition(".")[0]) >= 3 or pandas.options.mode.copy_on_write is True
-        return table.copy(deep=not lazy)
+        if not surely and int(pandas.__version__.partition(".")[0]) >= 3:
+            try:
+                return _read_only(table, pandas)
+            except (AttributeError, TypeError, ValueError):  # a pandas whose inside looks different
+                pass
+        return _with_own_cells(table.copy(deep=True), pandas)
     root = type(table).__module__.partition(".")[0]
-    return table if root in ("pyarrow", "polars") else copy.deepcopy(table)  # those cannot be changed in place
+    if root == "polars":
+        return table.clone()
+    return table if root == "pyarrow" else copy.deepcopy(table)  # Arrow tables cannot be changed in place
+
+
+def _read_only(table: Any, pandas: Any) -> Any:
+    """A lazy copy whose numpy memory is read-only. Its extension arrays and objects are copied: those can be written to."""
+    made = table.copy(deep=False)
+    for block in made._mgr.blocks:
+        if type(block.values).__module__ == "numpy" and not block.values.dtype.hasobject:
+            values = block.values.view()
+            values.flags.writeable = False
+            block.values = values
+        else:
+            block.values = block.values.copy()
+    return _with_own_cells(made, pandas)
+
+
+def _with_own_cells(table: Any, pandas: Any) -> Any:
+    """The same table with objects in its cells (lists, dicts) copied, too."""
+    if isinstance(table, pandas.Series):
+        changeable = table.dtype.kind == "O" and pandas.api.types.infer_dtype(table, skipna=True) not in _PLAIN_CELLS
+        return table.map(copy.deepcopy) if changeable else table
+    for number, dtype in enumerate(table.dtypes):
+        if getattr(dtype, "kind", "") == "O" and type(dtype).__module__.startswith("numpy"):
+            column = table.iloc[:, number]
+            if pandas.api.types.infer_dtype(column, skipna=True) not in _PLAIN_CELLS:
+                table.isetitem(number, column.map(copy.deepcopy))
+    return table
+
+
+def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of other arguments (a list, a random generator), as far as they can be copied."""
+    return {name: _own(value) for name, value in arguments.items()}
+
+
+def own_function(func: Any) -> Any:
+    """A method bound to a copy of its object, as far as that can be copied; any other function as it is."""
+    if isinstance(func, types.MethodType) and not isinstance(func.__self__, type | types.ModuleType):
+        return types.MethodType(func.__func__, _own(func.__self__))
+    return func
+
+
+def _own(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # locks, files, modules: other people's objects raise what they like
+        return value
+
+
+_one_at_a_time = threading.RLock()  # the random numbers of libraries are the process's, not a thread's
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Run the user's functions without moving the random numbers that their training will draw."""
+    """Run the user's functions without moving the random numbers that their training will draw.
+
+    Python's, numpy's and PyTorch's (on the CPU). Another thread that draws meanwhile draws the same numbers again.
+    """
     numpy: Any = sys.modules.get("numpy")
     torch: Any = sys.modules.get("torch")
-    state = random.getstate()
-    numpy_state = numpy.random.get_state() if numpy is not None else None
-    torch_state = torch.random.get_rng_state() if torch is not None and hasattr(torch, "random") else None
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        if numpy_state is not None:
-            numpy.random.set_state(numpy_state)
-        if torch_state is not None:
-            torch.random.set_rng_state(torch_state)
+    with _one_at_a_time:
+        state = random.getstate()
+        numpy_state = numpy.random.get_state() if numpy is not None else None
+        torch_state = torch.random.get_rng_state() if torch is not None and hasattr(torch, "random") else None
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            if numpy_state is not None:
+                numpy.random.set_state(numpy_state)
+            if torch_state is not None:
+                torch.random.set_rng_state(torch_state)

@@ -141,9 +141,18 @@ def _same_code(one: CodeType, other: CodeType) -> bool:
         if isinstance(mine, CodeType) and isinstance(theirs, CodeType):
             if not _same_code(mine, theirs):
                 return False
-        elif type(mine) is not type(theirs) or repr(mine) != repr(theirs):
+        elif constant_text(mine) != constant_text(theirs):
             return False
     return True
+
+
+def constant_text(value: Any) -> str:
+    """A constant of compiled code as text, with its type; a set's order, which depends on the process, does not count."""
+    if isinstance(value, frozenset):
+        return f"frozenset({', '.join(sorted(map(constant_text, value)))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(constant_text, value))})"
+    return f"{type(value).__name__}:{value!r}"
 
 
 def _node_of(tree: ast.Module, code: CodeType) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | None:

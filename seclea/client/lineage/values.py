@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -21,7 +22,11 @@ _MAX_ITEMS = 100_000  # of one container
 _MAX_DEPTH = 12
 _MAX_NODES = 50_000  # values looked at for one function; beyond, the rest is unverifiable
 _PLAIN = (type(None), bool, int, float, str, bytes)
-_SECRET = re.compile(r"(?i)passw|secret|token|api_?key|credential|private_?key")
+_MAX_UNVERIFIABLE = 50  # that are named; of the rest only how many there are
+_SECRET = re.compile(
+    r"(?i)(^|_)(pass|password|passwd|passphrase|pwd|secret|api_?key|access_?key|private_?key|credentials?)(_|s?$)|(^|_)token$"
+)
+_LOGIN = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")  # user and password in an address
 
 
 class Described(NamedTuple):
@@ -34,76 +39,105 @@ class Walker:
     """Describes values. ``special`` knows functions, classes and modules; what nobody knows is noted as unverifiable.
 
     Attributes:
-        unverifiable: "name: type" of what is compared by its type only.
         libraries: top-level packages whose things occurred.
     """
 
-    def __init__(self, special: Callable[[Any], Described | None]) -> None:
+    def __init__(self, special: Callable[[Any], Described | None], is_library: Callable[[str], bool]) -> None:
         self._special = special
+        self._is_library = is_library
         self._left = _MAX_NODES
         self._open: dict[int, int] = {}  # containers that we are inside of: a cycle becomes a number
-        self.unverifiable: list[str] = []
+        self._unverifiable: dict[str, None] = {}
         self.libraries: set[str] = set()
+
+    @property
+    def unverifiable(self) -> list[str]:
+        """ "name: type" of what is compared by its type only, sorted; at the end how many more there are."""
+        named = sorted(self._unverifiable)
+        more = len(named) - _MAX_UNVERIFIABLE
+        return named if more <= 0 else [*named[:_MAX_UNVERIFIABLE], f"and {more} more"]
 
     def describe(self, value: Any, name: str) -> Any:
         """The JSON form of a value, at most a few kilobytes."""
-        if _SECRET.search(name):
-            return {
-                "__kind__": "withheld",
-                "type": _type_name(value),
-            }  # by its name it is nobody's business; not in the fingerprint either
-        form = self._form(value, name, 0)
+        form = self._form(value, name, name, 0)
         try:
             raw = json.dumps(form, sort_keys=True, ensure_ascii=False, allow_nan=False).encode(
                 "utf-8", "backslashreplace"
             )
         except (TypeError, ValueError):
-            return self._unknown(value, name)
+            return self.unknown(value, name)
         if len(raw) <= _PLAIN_BYTES:
             return form
         return {"__kind__": "digest", "sha256": hashlib.sha256(raw).hexdigest(), "type": _type_name(value)}
 
-    def _form(self, value: Any, name: str, depth: int) -> Any:
+    def unknown(self, value: Any, name: str, why: str = "") -> Any:
+        """What stands for a value that cannot be compared by its content."""
+        self._unverifiable[f"{name}: {why or _type_name(value)}"] = None
+        return {"__kind__": "unverifiable", "type": _type_name(value)}
+
+    def _form(self, value: Any, name: str, key: str, depth: int) -> Any:
+        """``name`` is the path to a value for people, ``key`` its last part."""
         self._left -= 1
         if type(value) in _PLAIN:
-            return to_json_value(value)
-        if isinstance(value, enum.Enum):
-            return {"enum": f"{_type_name(value)}.{value.name}"}
-        known = self._special(value)
-        if known is not None:
-            return known.form
-        content = _content_digest(value)
-        if content is not None:
-            return content
-        if depth > _MAX_DEPTH or self._left < 0:
-            return self._unknown(value, name)
-        if id(value) in self._open:
-            return {"__kind__": "cycle", "number": self._open[id(value)]}
-        self._open[id(value)] = len(self._open)
+            return self._plain_form(value, name, key)
         try:
-            return self._container(value, name, depth)
+            if isinstance(value, enum.Enum):
+                return self._enum(value, name, depth)
+            known = self._special(value)
+            if known is not None:
+                return known.form
+            content = _content_digest(value)
+            if content is not None:
+                return content
+            if depth > _MAX_DEPTH or self._left < 0 or isinstance(value, io.IOBase):
+                return self.unknown(value, name)
+            if id(value) in self._open:
+                return {"__kind__": "cycle", "number": self._open[id(value)]}
+            self._open[id(value)] = len(self._open)
+            try:
+                return self._container(value, name, depth)
+            finally:
+                del self._open[id(value)]
+        except RecursionError:
+            raise
         except Exception:  # objects of other people's making may raise anything when they are looked at
-            return self._unknown(value, name)
-        finally:
-            del self._open[id(value)]
+            return self.unknown(value, name)
+
+    def _plain_form(self, value: Any, name: str, key: str) -> Any:
+        if isinstance(value, str | bytes) and _SECRET.search(key):
+            self.unknown(value, name, "withheld, a secret by its name")
+            return {"__kind__": "withheld", "type": _type_name(value)}
+        return to_json_value(_LOGIN.sub("***", value) if isinstance(value, str) and "://" in value else value)
+
+    def _enum(self, value: enum.Enum, name: str, depth: int) -> Any:
+        form = {"enum": f"{_type_name(value)}.{value.name}", "value": self._form(value.value, name, name, depth + 1)}
+        return form | self._own_class(value, name, depth)
+
+    def _own_class(self, value: Any, name: str, depth: int) -> dict[str, Any]:
+        """The class of an instance, where it is the user's: its methods are part of what the value does."""
+        kind = type(value)
+        return {} if self._is_library(kind.__module__) else {"class": self._form(kind, name, name, depth + 1)}
 
     def _container(self, value: Any, name: str, depth: int) -> Any:
+        own = self._own_class(value, name, depth)
         if isinstance(value, Mapping) and len(value) <= _MAX_ITEMS:
             items = [
-                [self._form(key, name, depth + 1), self._form(item, f"{name}[{key!r:.40}]", depth + 1)]
+                [
+                    self._form(key, name, name, depth + 1),
+                    self._form(item, f"{name}[{key!r:.40}]", str(key), depth + 1),
+                ]
                 for key, item in value.items()
             ]
-            kind = {} if type(value) is dict else {"type": _type_name(value)}
-            if all(isinstance(key, str) for key, _ in items) and not kind:
-                body = dict(items)
-                return body if not any(key.startswith("__") for key in body) else {"__kind__": "dict", "items": items}
-            return {"__kind__": "mapping", "items": items, **kind}
+            if type(value) is dict and all(isinstance(key, str) and not key.startswith("__") for key, _ in items):
+                return dict(items)
+            return {"__kind__": "mapping", "items": items, "type": _type_name(value), **own}
         if isinstance(value, list | tuple) and len(value) <= _MAX_ITEMS:
-            return [self._form(item, f"{name}[{number}]", depth + 1) for number, item in enumerate(value)]
+            forms = [self._form(item, f"{name}[{number}]", name, depth + 1) for number, item in enumerate(value)]
+            return {"__kind__": "sequence", "items": forms, **own} if own else forms
         if isinstance(value, set | frozenset) and len(value) <= _MAX_ITEMS:
-            forms = [self._form(item, name, depth + 1) for item in value]
-            return {"__kind__": "set", "items": sorted(forms, key=lambda form: json.dumps(form, sort_keys=True))}
-        plain = _plain(value)
+            forms = [self._form(item, name, name, depth + 1) for item in value]
+            return {"__kind__": "set", "items": sorted(forms, key=lambda form: json.dumps(form, sort_keys=True)), **own}
+        plain = None if own else _plain(value)
         if plain is not None:
             return plain
         return self._object(value, name, depth)
@@ -114,21 +148,17 @@ class Walker:
             return {"__kind__": "object", "class": _type_name(value)}  # no part of what the function computes
         attributes = getattr(value, "__dict__", None)
         slots = [slot for cls in type(value).__mro__ for slot in _slots(cls) if hasattr(value, slot)]
-        if not isinstance(attributes, dict) and not slots:
-            return self._unknown(value, name)
+        base = next((kind for kind in (int, float, str, bytes) if isinstance(value, kind)), None)
+        if not isinstance(attributes, dict) and not slots and base is None:
+            return self.unknown(value, name)
         state = {**(attributes or {}), **{slot: getattr(value, slot) for slot in slots}}
+        if base is not None:
+            state["__value__"] = base(value)
         inner = {
-            key: {"__kind__": "withheld", "type": _type_name(state[key])}
-            if _SECRET.search(key)
-            else self._form(state[key], f"{name}.{key}", depth + 1)
-            for key in sorted(map(str, state))
-            if key in state
+            key: self._form(state[key], f"{name}.{key}", key, depth + 1)
+            for key in sorted(key for key in state if isinstance(key, str))
         }
-        return {"__kind__": "object", "class": self._form(type(value), name, depth + 1), "state": inner}
-
-    def _unknown(self, value: Any, name: str) -> Any:
-        self.unverifiable.append(f"{name}: {_type_name(value)}")
-        return {"__kind__": "unverifiable", "type": _type_name(value)}
+        return {"__kind__": "object", "class": self._form(type(value), name, name, depth + 1), "state": inner}
 
 
 def _slots(cls: type) -> list[str]:
@@ -154,12 +184,11 @@ def _content_digest(value: Any) -> Any:
     """Arrays, tensors and tables by a digest of what is in them; None for everything else."""
     root = type(value).__module__.partition(".")[0]
     if root == "numpy" and type(value).__name__ in ("ndarray", "MaskedArray", "matrix", "memmap"):
-        return _array(value)
+        mask = getattr(value, "mask", None)
+        form = _array(getattr(value, "data", value) if mask is not None else value)
+        return form if mask is None or form is None else {**form, "mask": _array(value.mask)}
     if root == "torch" and callable(getattr(value, "detach", None)):
-        try:
-            return {**_array(value.detach().cpu().numpy()), "type": "torch.Tensor"}
-        except (TypeError, RuntimeError):
-            return None
+        return {**_array(value.detach().cpu().numpy()), "type": "torch.Tensor"}
     if root in ("pandas", "pyarrow", "polars") and (hasattr(value, "columns") or type(value).__name__ == "Series"):
         from seclea.client.snapshot.content import to_arrow
         from seclea.client.snapshot.digest import content_digest
@@ -170,11 +199,16 @@ def _content_digest(value: Any) -> Any:
         except (SecleaError, ImportError):
             return None
     if root == "pandas" and callable(getattr(value, "to_numpy", None)):  # an Index
-        return {**_array(value.to_numpy()), "type": _type_name(value)}
+        form = _array(value.to_numpy())
+        return None if form is None else {**form, "type": _type_name(value)}
     return None
 
 
 def _array(value: Any) -> Any:
+    import numpy as np
+
+    if not isinstance(value, np.ndarray):  # a mask that is one truth value
+        return bool(value)
     form = {"type": "numpy.ndarray", "dtype": str(value.dtype), "shape": list(value.shape)}
     if value.dtype.hasobject:
         try:
@@ -182,5 +216,5 @@ def _array(value: Any) -> Any:
         except (SecleaError, TypeError, ValueError):
             return None
     else:
-        raw = memoryview(value.copy(order="C")).cast("B") if value.size else b""
+        raw = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
     return {**form, "sha256": hashlib.sha256(raw).hexdigest()}

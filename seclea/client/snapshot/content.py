@@ -132,6 +132,8 @@ def join(left: Any, right: Any, called: Sequence[str], shown: str) -> Any:
     Raises:
         DatasetError: another number of rows, another index, or a name in both.
     """
+    import pyarrow as pa
+
     first, second = called
     if left.num_rows != right.num_rows:
         raise DatasetError(
@@ -148,14 +150,15 @@ def join(left: Any, right: Any, called: Sequence[str], shown: str) -> Any:
             f" {_labels(levels, row)!r} and {_labels(others, row)!r}.",
             "Take both from the same rows, in the same order.",
         )
-    added = {name for role, name, _, _ in canonical_columns(right) if role == "column"}
-    if both := added & set(column_names(left)):
+    added, there = set(column_names(right)), column_names(left)
+    if both := added & set(there):
         raise DatasetError(f"{first} and {second} of {shown} both have the column {sorted(both)[0]!r}.", "Rename one.")
-    for number, field in enumerate(right.schema):
-        if field.name in added:
-            position = len(column_names(left))  # before the index, which pandas puts last
-            left = left.add_column(position, field, right.column(number))
-    return left
+    new = [(field, right.column(number)) for number, field in enumerate(right.schema) if field.name in added]
+    old = [(field, left.column(number)) for number, field in enumerate(left.schema)]
+    place = len(there)  # before the index, which pandas puts last
+    both_sides = [*old[:place], *new, *old[place:]]
+    schema = pa.schema([field for field, _ in both_sides], left.schema.metadata)
+    return pa.Table.from_arrays([values for _, values in both_sides], schema=schema)
 
 
 def _index(table: Any) -> list[tuple[str, Any]]:
@@ -200,11 +203,15 @@ def to_arrow(data: Any, shown: str = "The table") -> tuple[Any, str]:
                 return pa.Table.from_pandas(data), "pandas"
         if isinstance(data, pa.RecordBatch):
             data = pa.Table.from_batches([data])
-        if framework == "polars":
+        if framework == "polars" and type(data).__name__ == "DataFrame":
             _refuse_objects(data)
         if framework == "polars" and hasattr(data, "to_arrow") and hasattr(data, "columns"):
             data = data.to_arrow()  # as plain text: by the protocol it gives views, which older pyarrow cannot convert
-        if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__"):
+        if (
+            not isinstance(data, pa.Table)
+            and type(data).__name__ != "LazyFrame"
+            and hasattr(data, "__arrow_c_stream__")
+        ):
             data = pa.table(data)
     except (pa.ArrowException, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         if isinstance(error, DatasetError):
@@ -226,6 +233,8 @@ def _way_out(data: Any, shown: str) -> str:
         if shown.startswith("y") or getattr(data, "ndim", 2) == 1:
             return 'Make it a Series with the rows\' index and a name: pd.Series(y, index=X.index, name="target").'
         return "Make it a DataFrame, which has names: pd.DataFrame(X, columns=[…], index=…)."
+    if type(data).__name__ == "LazyFrame":
+        return "Collect it first: df.collect()."
     if isinstance(data, str | os.PathLike | list | tuple):
         return "Read it first: only a whole dataset may be a path of a CSV file or a list of such paths."
     return "Pass a pandas DataFrame, an Arrow table, a path of a CSV file or a list of such paths."

@@ -106,7 +106,9 @@ def _column_digest(role: str, name: str, values: Any, field: Any) -> ColumnDiges
 
 
 def place_of(values: Any, field: Any) -> Any:
-    """What tells two columns as the same memory while both are held; None for an empty one."""
+    """What tells two columns as the same memory while both are held; None for an empty one, or where that cannot be told."""
+    if "dictionary" in str(field.type) or "extension" in str(field.type):  # the dictionary is not among the buffers
+        return None
     chunks = getattr(values, "chunks", None) or [values]
     places = [
         (len(chunk), chunk.offset, *((one.address, one.size) if one is not None else None for one in chunk.buffers()))

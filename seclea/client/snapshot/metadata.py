@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from seclea.client.validation import check_params
 from seclea.errors import DatasetError, UsageError
 
 _AUTOMATIC = (
@@ -42,17 +43,22 @@ def validate_metadata(metadata: Mapping[str, Any] | None, columns: Sequence[str]
             raise UsageError(f"metadata has the key {key!r}, which is no text.", f"Use {str(key)!r}.")
     if "outcome_name" in metadata:
         raise UsageError('metadata has the key "outcome_name".', 'Use "outputs": a list of column names.')
+    metadata = check_params(metadata, "metadata")  # a copy, of what JSON can hold
     found = {key: value for key, value in metadata.items() if key not in _AUTOMATIC}
     for key in _COLUMN_LISTS:
         if found.get(key) is not None:
             found[key] = _columns(key, found[key], columns)
-    if isinstance(found.get("index"), str | list | tuple):
-        _columns("index", found["index"], columns)
+    if found.get("index") is not None:
+        named = _columns("index", found["index"], columns)
+        found["index"] = named[0] if not isinstance(found["index"], list) else named
     _one_of(found, "outputs_type", _TYPES)
     _one_of(found, "dataset_type", ("tabular", "time_series"))
     split = found.get("split")
     if split is not None and (not isinstance(split, str) or not 0 < len(split.strip()) <= _MAX_SPLIT):
         raise UsageError(f'metadata["split"] is {split!r}.', f'Use a text of 1 to {_MAX_SPLIT} characters: "train".')
+    for key in ("favourable_outcome", "unfavourable_outcome"):
+        if isinstance(found.get(key), list):
+            raise UsageError(f'metadata["{key}"] is a list.', "Name one value, or a dict of one for each output.")
     favourable, other = found.get("favourable_outcome"), found.get("unfavourable_outcome")
     if favourable is not None and type(favourable) is type(other) and favourable == other:
         raise UsageError(f"favourable_outcome and unfavourable_outcome are both {favourable!r}.", "They must differ.")
@@ -73,8 +79,8 @@ def inherit_metadata(
     """
     import pyarrow as pa
 
-    names = [name for _, name, _ in columns]
-    known = parent.get("features") or []
+    names = {name for _, name, _ in columns}
+    known = set(parent.get("features") or ())
     found = dict(own)
     for key in INHERITED:
         value = parent.get(key)
@@ -88,7 +94,7 @@ def inherit_metadata(
                     for role, name, values in columns
                     if role == "column" and name not in known and pa.types.is_floating(values.type)
                 ]
-        elif key == "index" and not set([value] if isinstance(value, str) else value) <= set(names):
+        elif key == "index" and not set([value] if isinstance(value, str) else value) <= names:
             continue
         found[key] = value
     return found
@@ -116,7 +122,7 @@ def check_outcomes(user: Mapping[str, Any], info: Mapping[str, Any]) -> None:
 
 
 def _columns(key: str, value: Any, columns: Sequence[str]) -> list[str]:
-    names = [value] if isinstance(value, str) else value
+    names = [value] if isinstance(value, str) or (key == "index" and isinstance(value, int)) else value
     if isinstance(names, Mapping | bytes) or not hasattr(names, "__iter__"):
         raise UsageError(f'metadata["{key}"] must be a list of column names, not {value!r}.')
     texts = [str(name) for name in names]
@@ -147,7 +153,7 @@ def automatic_metadata(
 
     data = [(name, values) for role, name, values in columns if role == "column"]
     index = [values for role, _, values in columns if role == "index"]
-    continuous = user.get("continuous_features")
+    continuous = None if user.get("continuous_features") is None else set(user["continuous_features"])
     categorical = [
         (name, values)
         for name, values in data

@@ -182,9 +182,7 @@ def _write_parquet(table: Any, file: Any) -> None:
             pa.PythonFile(file, mode="w"),
             table.schema,
             version="2.6",
-            compression={
-                field.name: "none" if pa.types.is_floating(field.type) else "snappy" for field in table.schema
-            },
+            compression=_compression(table.schema),
             use_dictionary=texts,  # trying it on numbers costs half of the writing time and rarely pays
             data_page_version="1.0",
             store_schema=True,

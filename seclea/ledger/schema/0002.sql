@@ -5,3 +5,4 @@ UPDATE entities SET content = digest WHERE kind = 'dataset';
 CREATE INDEX entities_content ON entities (project, content) WHERE content IS NOT NULL AND same_as IS NULL;
 CREATE INDEX entities_digest ON entities (project, kind, digest) WHERE digest IS NOT NULL AND same_as IS NULL;
 CREATE INDEX entities_name ON entities (project, kind, name) WHERE project IS NOT NULL;
+CREATE INDEX entities_refused ON entities (kind) WHERE refused = 1;
