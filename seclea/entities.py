@@ -345,6 +345,11 @@ class Dataset(Entity):
     def __post_init__(self) -> None:
         object.__setattr__(self, "at_portal", tuple(self.at_portal))
 
+    def __repr__(self) -> str:
+        rows, columns = self.metadata.get("num_samples"), len(self.metadata.get("features") or ())
+        label = f", {self.metadata['split']}" if self.metadata.get("split") else ""
+        return f"Dataset({self.name!r}{label}, {rows} rows, {columns} columns, digest {self.digest[:12]}…)"
+
     @property
     def content_digest(self) -> str:
         """The digest of the table alone, 64 hex digits."""

@@ -5,6 +5,7 @@ This is the step as it is to be run; what happened is `entities.DatasetTransform
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import re
@@ -67,6 +68,11 @@ class DatasetTransformation:
         self.kwargs = _named("kwargs", kwargs or {}, name)
         if not self.data_kwargs:
             raise UsageError(f"The transformation {name!r} has no data_kwargs.", 'For instance data_kwargs={"df": df}.')
+        for key, value in self.data_kwargs.items():
+            if isinstance(value, str) and value != INHERIT:
+                raise UsageError(
+                    f"The data argument {key!r} of {name!r} is the text {value!r}.", f'A table, or "{INHERIT}".'
+                )
         if both := self.data_kwargs.keys() & self.kwargs.keys():
             raise UsageError(f"{sorted(both)[0]!r} of {name!r} stands in data_kwargs and in kwargs.", "Give it once.")
         self.outputs = _outputs(list(self.data_kwargs) if outputs is None else outputs, name)
@@ -81,12 +87,16 @@ class DatasetTransformation:
             signature = inspect.signature(self.func)
         except (ValueError, TypeError):  # compiled functions need not say
             return
+        given = [*self.data_kwargs, *self.kwargs]
         try:
             signature.bind(**self.data_kwargs, **self.kwargs)
         except TypeError as error:
-            raise UsageError(
-                f"{name}{signature} cannot be called so: {error}.", "Check data_kwargs and kwargs."
-            ) from None
+            hint = "Check data_kwargs and kwargs."
+            for key in given:
+                close = difflib.get_close_matches(key, [one for one in signature.parameters if one not in given], 1)
+                if key not in signature.parameters and close:
+                    hint = f"Did you mean {close[0]!r} instead of {key!r}?"
+            raise UsageError(f"{name}{signature} cannot be called with {', '.join(given)}: {error}.", hint) from None
 
     @property
     def name(self) -> str:

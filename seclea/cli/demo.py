@@ -222,7 +222,7 @@ def _say_how_to_look(home: Home, url: str, notes: Path) -> None:
     reader = shlex.join([sys.executable, "-I", demo_reader.__file__, url, str(notes)])
     print(f"Look at it (this link works once):  {portal_link(home)}")
     print(f"More links:  {_with_home(home)} ui")
-    print(f"Stop it:     {_with_home(home)} stop")
+    print(f"Stop it:     {_with_home(home)} stop    (and then remove {home.path})")
     print(f"Check again: {_with_home(home)} token | {reader}")
 
 

@@ -59,7 +59,7 @@ def named_datasets(datasets: Any) -> list[tuple[str, Any]]:
         return list(datasets.items())
     if isinstance(datasets, Dataset):
         return [("", datasets)]
-    if isinstance(datasets, str) or not isinstance(datasets, list | tuple | set | frozenset):
+    if isinstance(datasets, str | bytes) or not isinstance(datasets, Iterable) or hasattr(datasets, "columns"):
         raise UsageError(
             f"datasets takes a list of what upload_dataset returned, not {type(datasets).__name__}.",
             'For instance datasets=[train], or datasets={"train": train, "test": test}.',
@@ -84,7 +84,7 @@ def _used(known: KnownDatasets, role: str, data: Any) -> UsedDataset:
     if isinstance(data, str):
         raise UsageError(
             f"{shown} is the text {data[:60]!r}, not a dataset.",
-            "Pass what upload_dataset returned: train = seclea.upload_dataset(df, name).",
+            "Pass what upload_dataset(df, name) returned, or the table itself.",
         )
     content = _content(data, shown, role)
     found = known.by_content(content, role)
@@ -112,5 +112,5 @@ def _unknown(known: KnownDatasets, content: Content, shown: str) -> UnknownDatas
     near = f" Nearest is {relative[0].name!r}, but this one {relative[1]}." if relative is not None else ""
     return UnknownDatasetError(
         f"{shown} ({content.rows} rows, {len(content.names)} columns) is no dataset of the project.{near}",
-        "Upload it first, with the transformations that led to it: seclea.upload_dataset(df, name, transformations=[…]).",
+        "Upload it first, with the transformations that led to it: upload_dataset(df, name, transformations=[…]).",
     )

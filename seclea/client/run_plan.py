@@ -50,6 +50,8 @@ def plan_run(
         said = {"class": described.qualified_name, "application_type": application_type(model, _outputs(datasets))}
         if described.framework_version:
             said["framework_version"] = described.framework_version
+        if unlike := _other_features(model, datasets):
+            said["features_differ"] = unlike
     run = TrainingRun(
         name=name or "",
         model=entity.uuid if entity is not None else None,
@@ -61,6 +63,27 @@ def plan_run(
         started_ns=time.time_ns(),
     )
     return RunPlan(run, entity)
+
+
+def _other_features(model: Any, datasets: Sequence[UsedDataset]) -> str:
+    """How the features that a fitted model tells of differ from those of its train dataset; empty where they do not."""
+    train = next((one.metadata for one in datasets if one.role == "train"), None)
+    try:
+        count, names = int(model.n_features_in_), getattr(model, "feature_names_in_", None)
+        names = None if names is None else [str(name) for name in names]
+    except Exception:  # a model that does not tell, or not yet
+        return ""
+    roles = (train or {}).get("roles")
+    there = (roles or {}).get("X") or [
+        name for name in (train or {}).get("features") or () if name not in ((train or {}).get("outputs") or ())
+    ]
+    if not there or (names == there if names is not None else count == len(there)):
+        return ""
+    if names is not None and sorted(names) == sorted(there):
+        return "the model was fitted on the same features in another order"
+    strange = [name for name in names or () if name not in there]
+    more = f", among them {strange[0]!r}, which is none of it" if strange else ""
+    return f"the model was fitted on {count} features, its train dataset has {len(there)}{more}"
 
 
 def _outputs(datasets: Sequence[UsedDataset]) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from seclea.client.lineage.known import KnownDatasets
+from seclea.client.lineage.known import known_datasets
 from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
 from seclea.client.run_plan import RunPlan, plan_run
 from seclea.client.training_run import TrainingRun, launcher_rank
@@ -24,6 +24,7 @@ from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipe
 from seclea.entities import Dataset, Entity, RunStatus
 from seclea.errors import (
     AuthenticationError,
+    MetricError,
     PortalUnavailable,
     RunFinishedError,
     UsageError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from seclea.api.api import Api
 
 _LOOK_SECONDS = 1.5  # for a parent that is not known here
+MAX_RESULTS = 10_000  # metrics of a run that is recorded in one call
 _LOGIN_SECONDS = 3.0  # a portal that does not answer at once must not hold up the start of a job
 
 
@@ -91,7 +93,7 @@ class SecleaAI:
         self._runs: list[TrainingRun] = []  # kept also where the user does not: the block finishes them
         self._terminated = False
         self._owner = os.getpid()
-        self._known = KnownDatasets(self.home, self.destination, self.project, self._quick_api)
+        self._known = known_datasets(self.home, self.destination, self.project, self._quick_api)
         if choice.reason:
             _say_once(choice.reason)
         username = username or os.environ.get("SECLEA_USERNAME")
@@ -316,8 +318,13 @@ class SecleaAI:
 
         plan = self._plan_run(name, params, used, model, metadata)
         results = check_metrics(metrics) if metrics else None
+        if results and len(results) > MAX_RESULTS:
+            raise MetricError(
+                f"A run's results are {MAX_RESULTS} metrics at most, not {len(results)}.", "Log them in parts."
+            )
         self._line.wait_for_room()
         taken = snapshot_model(model, self.home.incoming)
+        run = None
         try:
             run = self._open_run(plan)
             if results:
@@ -325,6 +332,8 @@ class SecleaAI:
             run._store_state(taken, None, True, {})
         except BaseException:
             taken.path.unlink(missing_ok=True)
+            if run is not None:  # a limit was reached, or a disk is full: what is there says that it is not all
+                run.finish(RunStatus.FAILED)
             raise
         run.finish()
         return run
@@ -342,7 +351,15 @@ class SecleaAI:
         if name is not None:
             check_name("training run", name, RUN_NAME)
         own, extra = check_params(params or {}), check_params(metadata or {}, "metadata")
-        return plan_run(name, own, extra, used_datasets(self._known, datasets), model)
+        used = used_datasets(self._known, datasets)
+        roles: dict[str, str] = {}
+        for one in used:
+            if one.role and (other := roles.setdefault(one.id, one.role)) != one.role:
+                _say_once(f"the {other} and the {one.role} dataset of a run are the same dataset; it is recorded so.")
+        plan = plan_run(name, own, extra, used, model)
+        if differ := plan.run.metadata.get("features_differ"):
+            _say_once(f"{differ}. The run is recorded with that remark.")
+        return plan
 
     def _open_run(self, plan: RunPlan) -> TrainingRun:
         line, run_uuid = self._line, plan.run.uuid

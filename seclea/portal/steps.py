@@ -104,8 +104,16 @@ def _stats(before: Json, after: Json) -> list[tuple[str, int | None, int | None]
 
 def _changes(changes: Json) -> Json:
     told = {name: _texts(changes.get(name)) for name in ("added", "removed", "changed")}
+    if _other_rows(
+        changes
+    ):  # the columns differ because the rows do; nobody has compared the values of rows that stayed
+        told["changed"] = []
     flags = [words for name, words in _FLAGS if changes.get(name) is True]
     return {**told, "flags": flags}
+
+
+def _other_rows(changes: Json) -> bool:
+    return bool(_number(changes.get("rows"))) or changes.get("index") is True
 
 
 def _summary(details: Json) -> str:
@@ -114,8 +122,12 @@ def _summary(details: Json) -> str:
     before, after = _dict(details.get("before")), _dict(details.get("after"))
     words = []
     if rows := _number(changes.get("rows")):
-        words.append(f"{rows:+,} rows".replace("-", "−"))
-    for name in ("added", "removed", "changed"):
+        was, now = _number(before.get("rows")), _number(after.get("rows"))
+        told = None in (was, now)
+        words.append(f"{rows:+,} rows".replace("-", "−") if told else f"{was:,} → {now:,} rows")
+    elif changes.get("index") is True:
+        words.append("other rows")
+    for name in ("added", "removed") if _other_rows(changes) else ("added", "removed", "changed"):
         if columns := len(_texts(changes.get(name))):
             words.append(f"{columns} column{'' if columns == 1 else 's'} {name}")
     nulls = [_number(side.get("nulls")) for side in (before, after)]

@@ -186,8 +186,8 @@ class Sample:
         ]
 
     def polars(self) -> Any | None:
-        if not all(KINDS[kind].polars for _, kind, _ in self.columns):
-            return None
+        if not all(KINDS[kind].polars and "\0" not in name for name, kind, _ in self.columns):
+            return None  # polars stops the process where a name with a NUL is handed over
         return pl.DataFrame([pl.Series(name, values, KINDS[kind].polars) for name, kind, values in self.columns])
 
     def change(self, column: int, values: list[Any]) -> Sample:

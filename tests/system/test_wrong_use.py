@@ -282,7 +282,15 @@ def test_a_run_has_one_final_state(client: SecleaAI, uploaded: Any) -> None:
         (lambda: DatasetTransformation(len, [1]), ("data_kwargs of 'len' must be a dict",)),
         (lambda: DatasetTransformation(len, {}), ("'len' has no data_kwargs",)),
         (lambda: DatasetTransformation(len, {3: 1}), ("the key 3, which is no text",)),
-        (lambda: DatasetTransformation(lambda df: df, {"data": 1}), ("lambda(df) cannot be called so",)),
+        (lambda: DatasetTransformation(lambda df: df, {"data": 1}), ("lambda(df) cannot be called with data",)),
+        (
+            lambda: DatasetTransformation(lambda df: df, {"dff": 1}),
+            ("with dff: missing", "Did you mean 'df' instead of 'dff'?"),
+        ),
+        (
+            lambda: DatasetTransformation(lambda df: df, {"df": "inherited"}),
+            ("'df' of 'lambda' is the text 'inherited'", '"inherit"'),
+        ),
         (lambda: DatasetTransformation(lambda df: df, {"df": 1}, {"df": 2}), ("in data_kwargs and in kwargs",)),
         (lambda: DatasetTransformation(lambda df: df, {"df": 1}, {"k": 2}), ("unexpected keyword argument 'k'",)),
         (lambda: DatasetTransformation(lambda df: df, {"df": 1}, outputs="df"), ("must be a list of names, not 'df'",)),

@@ -7,6 +7,8 @@ Rule 3  The functions get copies; what they do to them, and the random numbers t
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from seclea.client.lineage.compare import ROWS, Difference, difference, nearest
 from seclea.client.lineage.details import DECLARED, REPRODUCED, Input, Step, step_details, step_digest
 from seclea.client.lineage.functions import describe_arguments, describe_function
 from seclea.client.lineage.known import Found, KnownDatasets
-from seclea.client.lineage.parts import content_of_parts, copied, own_arguments, own_function, undisturbed
+from seclea.client.lineage.parts import Owner, content_of_parts, copied, undisturbed
 from seclea.client.snapshot.content import Content
 from seclea.client.snapshot.tables import StoredTable, describe
 from seclea.errors import DatasetError, TransformationError, UnknownDatasetError, UsageError
@@ -58,6 +60,7 @@ class Chain:
         self._known = known
         self._store = store
         self._steps: list[Step] = []
+        self._owner = Owner()
         self._shared: set[str] = set()  # identities on the way from the root
 
     def walk(self) -> list[Step]:
@@ -241,7 +244,7 @@ class Chain:
         return UnknownDatasetError(
             f"{self._shown(number)} was given {what}, which is no dataset of the project"
             f" ({content.rows} rows, {len(content.names)} columns).",
-            "Upload it first: seclea.upload_dataset(df, name).",
+            "Upload it first, by upload_dataset(df, name) of the client.",
         )
 
     # -- what comes out ------------------------------------------------------------------------------------------
@@ -259,11 +262,11 @@ class Chain:
                 value = before.outputs[name]
             tables[name] = value
         try:
-            result = _call(step, tables)
+            result = _call(step, tables, self._owner)
         except Exception as error:
             raise TransformationError(
-                f"{shown} raised {type(error).__name__} when it was run again: {error}.",
-                "Is its input what it was called with? If it cannot be repeated, pass reproduce=False.",
+                f"{shown} raised {type(error).__name__} when it was run again{_place(error)}: {error}.",
+                "Are its input and arguments what it was called with? (A step that cannot be repeated: reproduce=False.)",
             ) from error
         return _named_outputs(step, result, shown)
 
@@ -296,7 +299,19 @@ class Chain:
         if not declared:
             found = difference(final, content, "the dataset", "the chain")
             if found is not None:
-                raise self._differs("The chain does not lead to the dataset", found, number, content)
+                raise self._differs(
+                    f"The chain does not lead to the dataset{self._lost(found)}", found, number, content
+                )
+        if final.has_roles and content.has_roles:
+            for role, wanted, made in (("X", final.features, content.features), ("y", final.outputs, content.outputs)):
+                unlike = [name for name in (*wanted, *made) if (name in wanted) != (name in made)]
+                if unlike:
+                    has, lacks = ("chain", "dataset") if unlike[0] in made else ("dataset", "chain")
+                    raise TransformationError(
+                        f"The chain does not lead to the dataset: column {unlike[0]!r} is in {role} of the {has}"
+                        f" and not in {role} of the {lacks}.",
+                        "Pass X and y as the last step returns them.",
+                    )
         if not final.has_roles and content.has_roles:
             final = final.with_roles(content.features, content.outputs)
         said = self._user or {}
@@ -304,13 +319,27 @@ class Chain:
 
     def _differs(self, what: str, found: Difference, steps: int, content: Content | None = None) -> TransformationError:
         """The error for a difference after ``steps`` recorded steps, and one more that gave ``content``."""
-        hint = "Is each step what was called, with the same arguments, in this order? Random steps need a fixed seed."
+        hint = (
+            "Is each step what was called: same arguments, outputs, constants and closures, same order?"
+            " Random steps need a fixed seed."
+        )
         where = ""
         if found.columns and self._steps:
             contents = [self._steps[0].inputs[0].content, *(step.content for step in self._steps[:steps])]
             contents += [content] if content is not None else []
             where = self._last_changed(found.columns[0], contents)
         return TransformationError(f"{what}: {found.words}{where}.", hint)
+
+    def _lost(self, found: Difference) -> str:
+        """A part of a step's output that the step after it did not take: its columns end there."""
+        for number, step in enumerate(self._all[1:], start=1):
+            left = [name for name in self._all[number - 1].kept if name not in step.data_kwargs]
+            if left and found.columns and "lacks" in found.words:
+                return (
+                    f" (step {number + 1}, {step.name!r}, does not take {left[0]!r} of the step before: it ends there;"
+                    " take it and return it, too)"
+                )
+        return ""
 
     def _last_changed(self, name: str, contents: Sequence[Content]) -> str:
         """Which steps made the differing column, and the rows, what they are."""
@@ -333,17 +362,25 @@ def _rows(content: Content) -> Any:
     return content.rows, [column.digest for column in content.columns if column.role == "index"]
 
 
-def _call(step: DatasetTransformation, tables: Mapping[str, Any]) -> Any:
+def _place(error: BaseException) -> str:
+    """Where in the user's code it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [one for one in frames if one.filename != __file__ and not one.filename.startswith("<")]
+    users = [one for one in own if "site-packages" not in one.filename]
+    return f" ({os.path.basename(users[-1].filename)}, line {users[-1].lineno})" if users else ""
+
+
+def _call(step: DatasetTransformation, tables: Mapping[str, Any], owner: Owner) -> Any:
     """Run a step on copies; on real ones where the function writes into memory that pandas shares."""
     with undisturbed():
         try:
             lazy = {name: copied(table) for name, table in tables.items()}
-            return own_function(step.func)(**lazy, **own_arguments(step.kwargs))
+            return owner.function(step.func)(**lazy, **owner.arguments(step.kwargs))
         except ValueError as error:
-            if "read-only" not in str(error) and "read only" not in str(error):
+            if not any(words in str(error) for words in ("read-only", "read only", "WRITEABLE")):
                 raise
         real = {name: copied(table, surely=True) for name, table in tables.items()}
-        return own_function(step.func)(**real, **own_arguments(step.kwargs))
+        return owner.function(step.func)(**real, **owner.arguments(step.kwargs))
 
 
 def _column(content: Content, name: str) -> str | None:

@@ -62,13 +62,18 @@ def nearest(given: Content, known: Iterable[Dataset]) -> tuple[Dataset, str] | N
     for dataset in known:
         columns = _column_digests(dataset)
         same = sum(columns.get(name) == digest for name, digest in here.items())
-        alike = sum(name in columns for name in here) if dataset.metadata.get("num_samples") == given.rows else 0
+        alike = sum(name in columns for name in here)
+        if dataset.metadata.get("num_samples") != given.rows and list(here) != list(columns):
+            alike = 0  # neither rows nor columns of it
         score = (same, alike, not dataset.intermediate)
         if (same or alike) and (best is None or score > best[0]):
             best = score, dataset, columns
     if best is None:
         return None
     _, dataset, columns = best
+    rows = dataset.metadata.get("num_samples")
+    if rows != given.rows:
+        return dataset, f"has {given.rows} rows instead of {rows}"
     parts = []
     if missing := [name for name in columns if name not in here]:
         parts.append(f"lacks {_listed(missing)}")

@@ -11,15 +11,17 @@ Rule 3  Nothing is called, imported or changed, and nothing is pickled.
 from __future__ import annotations
 
 import dis
+import enum
 import functools
 import hashlib
 import importlib.metadata
 import os
+import re
 import sys
 import sysconfig
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
@@ -95,7 +97,7 @@ class _Describer:
             kind = "method" if kind == "function" else kind
             captured += self._captured("attribute", [("self", outer.__self__)])
             outer = outer.__func__
-        if not isinstance(outer, FunctionType) and isinstance(getattr(outer, "__wrapped__", None), FunctionType):
+        if _is_library_wrapper(outer):
             captured += [
                 {"where": "attribute", "name": "wrapper", "value": f"{_module(type(outer))}.{_qualified(type(outer))}"}
             ]
@@ -111,7 +113,7 @@ class _Describer:
             captured += self._captured("closure", [("decorator", outer)])
         if inner.__code__.co_name == "<lambda>" and kind == "function":
             kind = "lambda"
-        source = source_of(inner.__code__)
+        source = source_of(inner.__code__, inner)
         self._number(inner)
         captured += self._depends(inner)
         return self._finish(inner, kind, source, captured, _code_form(inner.__code__, source))
@@ -174,8 +176,12 @@ class _Describer:
         found += self._captured("closure", [(name, _content(cell)) for name, cell in cells if name != "__class__"])
         own = sorted((name, value) for name, value in vars(func).items() if name != "__wrapped__")
         found += self._captured("attribute", own)
-        for path, value in sorted(dict(_globals_read(code, func.__globals__)).items()):
+        reads = _Reads(func.__globals__)
+        reads.look(code, {})
+        for path, value in sorted(reads.found.items()):
             found += self._captured("global", [(path, value)])
+        for what in reads.unclear:
+            self._walker.unknown(func, f"{func.__qualname__}: {what}", "what it reads by name cannot be told")
         return found
 
     def _number(self, thing: Any) -> int:
@@ -215,7 +221,7 @@ class _Describer:
             if is_library(_module(value)):
                 return self._library(_module(value), name)
             return Described({"class" if isinstance(value, type) else "function": name, "number": self._later(value)})
-        if isinstance(getattr(value, "__wrapped__", None), FunctionType) and callable(value):  # functools.lru_cache
+        if _is_library_wrapper(value):
             return Described(
                 {"wrapper": _qualified(type(value)), "of": self._walker.describe(value.__wrapped__, "wrapped")}
             )
@@ -228,7 +234,7 @@ class _Describer:
         return Described({"library": name, "version": version_of(_top(module))})
 
     def _helper_form(self, func: FunctionType) -> dict[str, Any]:
-        source = source_of(func.__code__)
+        source = source_of(func.__code__, func)
         depends = self._depends(func)
         if len(self._helpers) < MAX_HELPERS:
             name = f"{_module(func)}.{func.__qualname__}"
@@ -238,11 +244,12 @@ class _Describer:
 
     def _class_form(self, cls: type) -> dict[str, Any]:
         members = {
-            key: self._walker.describe(getattr(member, "__func__", getattr(member, "fget", member)), key)
+            key: self._walker.describe(_member(member), key)
             for key, member in sorted(vars(cls).items())
             if key not in _CLASS_NOISE
             and not key.startswith("__pydantic_")  # made from the annotations, with addresses in it
             and not isinstance(member, types.GetSetDescriptorType | types.MemberDescriptorType)
+            and not (key == "__new__" and issubclass(cls, enum.Enum))  # put there by the enum
         }
         bases = [self._walker.describe(base, "base") for base in cls.__bases__ if base is not object]
         form = {"class": f"{_module(cls)}.{cls.__qualname__}", "members": members, "bases": bases}
@@ -256,8 +263,25 @@ class _Describer:
 _CLASS_NOISE = frozenset(
     {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__firstlineno__",
      "__static_attributes__", "__slots__", "__match_args__", "__annotate__", "__annotate_func__", "_abc_impl",
-     "_member_map_", "_member_names_", "_value2member_map_", "_hashable_values_", "_unhashable_values_", "__new__"}
+     "_member_map_", "_member_names_", "_value2member_map_", "_hashable_values_", "_unhashable_values_"}
 )  # fmt: skip
+
+
+def _member(member: Any) -> Any:
+    """The functions behind what stands in a class."""
+    if isinstance(member, property):
+        return [member.fget, member.fset, member.fdel]
+    return getattr(member, "__func__", member)
+
+
+def _is_library_wrapper(value: Any) -> bool:
+    """Whether it is what functools.lru_cache and its like put around a function; a user's own class is looked into."""
+    return (
+        not isinstance(value, FunctionType | types.MethodType)
+        and callable(value)
+        and isinstance(getattr(value, "__wrapped__", None), FunctionType)
+        and is_library(_module(type(value)))
+    )
 
 
 def _content(cell: Any) -> Any:
@@ -290,48 +314,79 @@ def _bytecode(code: CodeType) -> str:
 
 
 _MISSING = object()
+_AT_NAME = re.compile(r"(?<![\w@.])@([A-Za-z_]\w*)")  # in a text for DataFrame.query and eval
+_BY_NAME = frozenset({"globals", "eval", "exec", "__import__", "import_module", "vars"})
 
 
-def _globals_read(code: CodeType, namespace: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(name, value) of what a code object reads from outside: globals, and what it imports by itself.
+class _Reads:
+    """What code reads from outside: globals, what it imports by itself, and ``@names`` in texts for DataFrame.query.
 
-    Of a user's module ("config.RATE") it is what is read of it; a library's module stands for itself.
+    Attributes:
+        found: path → value; of a user's module ("config.RATE") what is read of it. A library's module stands for itself.
+        unclear: names of functions by which it may read things that cannot be told from its code.
     """
-    instructions = list(dis.get_instructions(code))
-    imported: dict[str, Any] = {}  # local names of modules that the function imports
-    module: Any = None
-    for number, instruction in enumerate(instructions):
-        name, path = instruction.opname, str(instruction.argval)
-        if name == "IMPORT_NAME":
-            level = instructions[number - 2].argval if number >= 2 else 0
-            module = _imported(path, level, namespace)
-            continue
-        if name == "IMPORT_FROM":
-            if module is not None:
-                yield f"{module.__name__}.{path}", getattr(module, path, None)
-            continue
-        if name in ("STORE_FAST", "STORE_NAME", "STORE_DEREF") and instructions[number - 1].opname == "IMPORT_NAME":
-            if module is not None:
-                imported[path] = module
-            continue
-        if name in ("LOAD_GLOBAL", "LOAD_NAME"):
-            value = namespace.get(path, imported.get(path, _MISSING))
-        elif name.startswith("LOAD_FAST") or name == "LOAD_DEREF":
-            value = imported.get(path, _MISSING)
-        else:
-            continue
+
+    def __init__(self, namespace: Mapping[str, Any]) -> None:
+        self._namespace = namespace
+        self.found: dict[str, Any] = {}
+        self.unclear: set[str] = set()
+
+    def look(self, code: CodeType, bound: Mapping[str, Any]) -> None:
+        """Look at a code object and those in it; ``bound`` are local names of modules that outer code imported."""
+        imported: dict[str, Any] = dict(bound)
+        instructions = list(dis.get_instructions(code))
+        module: Any = None
+        for number, instruction in enumerate(instructions):
+            name, path = instruction.opname, str(instruction.argval)
+            following = instructions[number + 1] if number + 1 < len(instructions) else None
+            if name == "IMPORT_NAME":
+                level, names = (
+                    (instructions[number - 2].argval, instructions[number - 1].argval) if number >= 2 else (0, None)
+                )
+                module = _imported(path, level, self._namespace)
+                if names is None:  # import a.b binds a, import a.b as c the module itself, by way of IMPORT_FROM
+                    store = next((one for one in instructions[number + 1 :] if one.opname.startswith("STORE_")), None)
+                    bound_to = sys.modules.get(_top(path)) if store is following else module
+                    if store is not None and bound_to is not None:
+                        imported[str(store.argval)] = bound_to
+                    module = None
+            elif name == "IMPORT_FROM" and module is not None:
+                value = getattr(module, path, None)
+                if value is None:
+                    value = sys.modules.get(f"{module.__name__}.{path}")
+                if isinstance(value, types.ModuleType) and following is not None:
+                    imported[str(following.argval)] = value
+                else:
+                    self.found[f"{module.__name__}.{path}"] = value
+            elif name in ("LOAD_GLOBAL", "LOAD_NAME") or name.startswith(
+                ("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")
+            ):
+                self._loaded(instructions[number:], path, imported, name in ("LOAD_GLOBAL", "LOAD_NAME"))
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                self.look(constant, imported)
+            elif isinstance(constant, str) and "@" in constant:
+                for path in _AT_NAME.findall(constant):
+                    if path in self._namespace:
+                        self.found[path] = self._namespace[path]
+
+    def _loaded(self, instructions: list[Any], path: str, imported: Mapping[str, Any], is_global: bool) -> None:
+        value = imported.get(path, _MISSING)
+        if value is _MISSING and is_global:
+            value = self._namespace.get(path, _MISSING)
+            if value is _MISSING and path in _BY_NAME:
+                self.unclear.add(path)
         if value is _MISSING:  # a builtin, a local, or a name that is not there
-            continue
-        for following in instructions[number + 1 :]:
+            return
+        for following in instructions[1:]:
             if following.opname not in ("LOAD_ATTR", "LOAD_METHOD") or not isinstance(value, types.ModuleType):
                 break
+            if str(following.argval) in _BY_NAME:
+                self.unclear.add(str(following.argval))
             if is_library(value.__name__):
                 break
             path, value = f"{path}.{following.argval}", getattr(value, str(following.argval), None)
-        yield path, value
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _globals_read(constant, namespace)
+        self.found[path] = value
 
 
 def _imported(name: str, level: Any, namespace: Mapping[str, Any]) -> Any:

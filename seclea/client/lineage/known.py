@@ -7,6 +7,7 @@ answer is not a no.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -81,8 +82,8 @@ class KnownDatasets:
         return None if row is None or row["kind"] != Kind.DATASET else Dataset.from_json(json.loads(row["json"]))
 
     def by_content(self, content: Content, label: str | None = None) -> Found | None:
-        """The dataset that holds that table. Of several: one with that label, then one with the same roles, then one that
-        was uploaded under a name, then the latest.
+        """The dataset that holds that table. Of several: one with that label (or, where none is asked for, without one), then
+        one with the same roles, then one that was uploaded under a name, then the latest.
         """
         here = [one for one in self._here(content=content.digest) if one.content_digest == content.digest]
         if not here:
@@ -90,7 +91,7 @@ class KnownDatasets:
         roles = {"X": list(content.features), "y": list(content.outputs)} if content.has_roles else None
 
         def rank(one: Dataset) -> tuple[bool, bool, bool, str]:
-            labelled = bool(label) and one.metadata.get("split") == label
+            labelled = (one.metadata.get("split") or "") == (label or "")
             return labelled, one.metadata.get("roles") == roles, not one.intermediate, one.uuid
 
         return Found(max(here, key=rank))
@@ -100,7 +101,7 @@ class KnownDatasets:
         with self._lock:
             if dataset.uuid in self._own:
                 return False
-        return bool(self._look(lambda view: self._is_elsewhere(view, dataset.uuid)))
+        return _elsewhere(self, dataset.uuid) or bool(self._look(lambda view: self._is_elsewhere(view, dataset.uuid)))
 
     def _is_elsewhere(self, view: LedgerView, uuid: str) -> bool:
         row = view.entity(uuid)
@@ -214,3 +215,33 @@ class KnownDatasets:
                 found = view.find_entity(Kind.PROJECT, None, destination=row["id"], name=self._project)
                 return None if found is None else str(found["uuid"])
         return None
+
+
+_all: dict[tuple[str, Destination, str], KnownDatasets] = {}
+_all_lock = threading.Lock()
+
+
+def known_datasets(home: Home, destination: Destination, project: str, open_api: Callable[[], Api]) -> KnownDatasets:
+    """The look-ups of this process in one project: what one client recorded, another one of the same project knows at once."""
+    key = (str(home.path), destination, project)
+    with _all_lock:
+        if key not in _all:
+            _all[key] = KnownDatasets(home, destination, project, open_api)
+        return _all[key]
+
+
+def _elsewhere(known: KnownDatasets, uuid: str) -> bool:
+    """Whether a client of this process recorded it in another project."""
+    with _all_lock:
+        others = [one for one in _all.values() if one is not known]
+    return any(uuid in one._own for one in others)
+
+
+def _after_fork_in_child() -> None:
+    global _all_lock
+    _all_lock = threading.Lock()
+    for known in _all.values():
+        known._lock, known.recording = threading.Lock(), threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

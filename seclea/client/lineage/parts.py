@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import random
 import sys
 import threading
@@ -77,9 +78,10 @@ def _read_only(table: Any, pandas: Any) -> Any:
     made = table.copy(deep=False)
     for block in made._mgr.blocks:
         if type(block.values).__module__ == "numpy" and not block.values.dtype.hasobject:
-            values = block.values.view()
-            values.flags.writeable = False
-            block.values = values
+            values = block.values
+            # Behind a memoryview numpy has no way to make it writable again.
+            bits = values.view(f"i{values.dtype.itemsize}") if values.dtype.kind in "mM" else values
+            block.values = sys.modules["numpy"].asarray(memoryview(bits).toreadonly()).view(values.dtype)
         else:
             block.values = block.values.copy()
     return _with_own_cells(made, pandas)
@@ -98,23 +100,37 @@ def _with_own_cells(table: Any, pandas: Any) -> Any:
     return table
 
 
-def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies of other arguments (a list, a random generator), as far as they can be copied."""
-    return {name: _own(value) for name, value in arguments.items()}
+class Owner:
+    """Makes copies of the other things that a chain's functions are given, as far as they can be copied.
 
+    One for a chain: what is one thing in several places (a random generator, a sentinel) is one thing in the copies, too.
+    """
 
-def own_function(func: Any) -> Any:
-    """A method bound to a copy of its object, as far as that can be copied; any other function as it is."""
-    if isinstance(func, types.MethodType) and not isinstance(func.__self__, type | types.ModuleType):
-        return types.MethodType(func.__func__, _own(func.__self__))
-    return func
+    def __init__(self) -> None:
+        self._memo: dict[int, Any] = {}
 
+    def arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Copies of a step's other arguments."""
+        return {name: self.copy(value) for name, value in arguments.items()}
 
-def _own(value: Any) -> Any:
-    try:
-        return copy.deepcopy(value)
-    except Exception:  # locks, files, modules: other people's objects raise what they like
-        return value
+    def function(self, func: Any) -> Any:
+        """A function whose object (of a method), or bound arguments (of a partial), are copies."""
+        if isinstance(func, functools.partial):
+            arguments = self.arguments(func.keywords)
+            return functools.partial(self.function(func.func), *map(self.copy, func.args), **arguments)
+        if isinstance(func, types.MethodType) and not isinstance(func.__self__, type | types.ModuleType):
+            return types.MethodType(func.__func__, self.copy(func.__self__))
+        plain = isinstance(func, type | types.FunctionType | types.BuiltinFunctionType | types.MethodType)
+        return func if plain or hasattr(func, "__wrapped__") else self.copy(func)
+
+    def copy(self, value: Any) -> Any:
+        """A copy, or the thing itself where it has no state or cannot be copied."""
+        if type(value) is object:  # a sentinel is itself
+            return value
+        try:
+            return copy.deepcopy(value, self._memo)
+        except Exception:  # locks, files, modules: other people's objects raise what they like
+            return value
 
 
 _one_at_a_time = threading.RLock()  # the random numbers of libraries are the process's, not a thread's

@@ -6,6 +6,7 @@ Rule 2  Text is found by position, so two lambdas on one line are told apart.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import linecache
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
+_FUTURES = __future__.annotations.compiler_flag | __future__.barry_as_FLUFL.compiler_flag
 _MAX_FILE = 4 << 20  # characters; a larger file is generated, and compiling it would be felt
 
 
@@ -40,16 +42,16 @@ class Source:
 _parsed: dict[tuple[str, int], tuple[ast.Module, dict[tuple[str, int], list[CodeType]]] | None] = {}
 
 
-def source_of(code: CodeType) -> Source:
-    """The source of a code object."""
+def source_of(code: CodeType, func: Any = None) -> Source:
+    """The source of a code object; of a function also its defaults, where they are literals, must be those of the text."""
     name = code.co_filename
     shown = _shown(name)
     lines = linecache.getlines(name)
-    found = _find(code, lines)
+    found = _find(code, lines, func)
     if found is None and lines and os.path.exists(name):
         linecache.checkcache(name)  # the cache may be older than the code
         lines = linecache.getlines(name)
-        found = _find(code, lines)
+        found = _find(code, lines, func)
     if found is None:
         return Source(missing=_why(name, lines), file=shown, line=code.co_firstlineno)
     text, normal = found
@@ -74,15 +76,15 @@ def _shown(name: str) -> str | None:
     return os.path.basename(name) if below.startswith("..") else below
 
 
-def _find(code: CodeType, lines: list[str]) -> tuple[str, str] | None:
-    parsed = _parse(code.co_filename, lines)
+def _find(code: CodeType, lines: list[str], func: Any) -> tuple[str, str] | None:
+    parsed = _parse(code.co_filename, lines, code.co_flags & _FUTURES)
     if parsed is None:
         return None
     tree, codes = parsed
     if not any(_same_code(code, other) for other in codes.get((code.co_name, code.co_firstlineno), ())):
         return None
     node = _node_of(tree, code)
-    if node is None:
+    if node is None or not _same_defaults(node, func):
         return None
     if isinstance(node, ast.Lambda):
         segment = ast.get_source_segment("".join(lines), node)
@@ -103,15 +105,16 @@ def _normal(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     return ast.unparse(plain)
 
 
-def _parse(name: str, lines: list[str]) -> Any:
+def _parse(name: str, lines: list[str], future: int) -> Any:
+    """Tree and code of a whole file, under the ``future`` flags that a notebook's cells inherit from each other."""
     text = "".join(lines)
     if not text or len(text) > _MAX_FILE:
         return None
-    key = (name, hash(text))
+    key = (name, hash((text, future)))
     if key not in _parsed:
         try:
             tree = ast.parse(text)
-            whole = compile(text, name, "exec", dont_inherit=True)
+            whole = compile(text, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | future, dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError):  # a notebook's cell with magic commands is plain Python here
             _parsed[key] = None
         else:
@@ -144,6 +147,23 @@ def _same_code(one: CodeType, other: CodeType) -> bool:
         elif constant_text(mine) != constant_text(theirs):
             return False
     return True
+
+
+def _same_defaults(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, func: Any) -> bool:
+    """Whether the literal defaults in the text are those of the function: they are no part of its code."""
+    written = [*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None)]
+    named = [
+        one.arg for one, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if default is not None
+    ]
+    by_name = getattr(func, "__kwdefaults__", None) or {}
+    actual = [*(getattr(func, "__defaults__", None) or ()), *(by_name.get(name) for name in named)]
+    if func is None or len(written) != len(actual):
+        return func is None
+    return all(
+        constant_text(one.value) == constant_text(value)
+        for one, value in zip(written, actual, strict=True)
+        if isinstance(one, ast.Constant)
+    )
 
 
 def constant_text(value: Any) -> str:

@@ -10,7 +10,9 @@ import enum
 import hashlib
 import io
 import json
+import os
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,9 +26,22 @@ _MAX_NODES = 50_000  # values looked at for one function; beyond, the rest is un
 _PLAIN = (type(None), bool, int, float, str, bytes)
 _MAX_UNVERIFIABLE = 50  # that are named; of the rest only how many there are
 _SECRET = re.compile(
-    r"(?i)(^|_)(pass|password|passwd|passphrase|pwd|secret|api_?key|access_?key|private_?key|credentials?)(_|s?$)|(^|_)token$"
+    r"pass(word|wd|phrase)?$|passw|secret|credential|bearer|authori[sz]ation|connectionstring|^auth$|^pat$|pat$|^dsn$"
+    r"|(api|access|private|account|signing|encryption|[a-z]*_?)key$|token$|^tokens$|sastoken|userpass"
 )
-_LOGIN = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")  # user and password in an address
+_HARMLESS = re.compile(
+    r"(primary|foreign|sort|group|join|index|column|merge|partition|unique|row)_?key$|^key$|^keys$|compat|^path$"
+)
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@")  # user and password in an address
+_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:key|token|secret|sig|password)[^=&\s]*=)[^&\s]+")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a text of that name is nobody's business, however the name is written (db_password, authToken, X-Api-Key)."""
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().replace("-", "_")
+    return any(
+        _SECRET.search(part) for part in (words.replace("_", ""), *words.split("_")[-1:])
+    ) and not _HARMLESS.search(words)
 
 
 class Described(NamedTuple):
@@ -86,6 +101,8 @@ class Walker:
             known = self._special(value)
             if known is not None:
                 return known.form
+            if value is os.environ:
+                return self.unknown(value, name, "the environment")
             content = _content_digest(value)
             if content is not None:
                 return content
@@ -104,10 +121,12 @@ class Walker:
             return self.unknown(value, name)
 
     def _plain_form(self, value: Any, name: str, key: str) -> Any:
-        if isinstance(value, str | bytes) and _SECRET.search(key):
+        if isinstance(value, str | bytes) and is_secret(key):
             self.unknown(value, name, "withheld, a secret by its name")
             return {"__kind__": "withheld", "type": _type_name(value)}
-        return to_json_value(_LOGIN.sub("***", value) if isinstance(value, str) and "://" in value else value)
+        if isinstance(value, str) and "://" in value:
+            value = _QUERY.sub(r"\1***", _LOGIN.sub("***@", value))
+        return to_json_value(value)
 
     def _enum(self, value: enum.Enum, name: str, depth: int) -> Any:
         form = {"enum": f"{_type_name(value)}.{value.name}", "value": self._form(value.value, name, name, depth + 1)}
@@ -129,15 +148,32 @@ class Walker:
                 for key, item in value.items()
             ]
             if type(value) is dict and all(isinstance(key, str) and not key.startswith("__") for key, _ in items):
-                return dict(items)
-            return {"__kind__": "mapping", "items": items, "type": _type_name(value), **own}
-        if isinstance(value, list | tuple) and len(value) <= _MAX_ITEMS:
+                names = [key for key, _ in items]  # their order can decide what a loop over them does
+                return dict(items) if names == sorted(names) else {"__kind__": "dict", "items": items}
+            made = getattr(value, "default_factory", None)
+            factory = {} if made is None else {"factory": self._form(made, name, name, depth + 1)}
+            return {"__kind__": "mapping", "items": items, "type": _type_name(value), **factory, **own}
+        if isinstance(value, list | tuple | deque) and len(value) <= _MAX_ITEMS:
             forms = [self._form(item, f"{name}[{number}]", name, depth + 1) for number, item in enumerate(value)]
-            return {"__kind__": "sequence", "items": forms, **own} if own else forms
+            kind = "" if type(value) is list else type(value).__name__
+            return {"__kind__": kind or "sequence", "items": forms, **own} if own or kind else forms
         if isinstance(value, set | frozenset) and len(value) <= _MAX_ITEMS:
             forms = [self._form(item, name, name, depth + 1) for item in value]
             return {"__kind__": "set", "items": sorted(forms, key=lambda form: json.dumps(form, sort_keys=True)), **own}
-        plain = None if own else _plain(value)
+        if isinstance(value, re.Pattern):
+            return {"__kind__": "pattern", "pattern": to_json_value(value.pattern), "flags": value.flags}
+        if isinstance(value, slice):
+            return {
+                "__kind__": "slice",
+                "items": [self._form(part, name, name, depth + 1) for part in (value.start, value.stop, value.step)],
+            }
+        if type(value).__name__ == "CategoricalDtype":
+            return {
+                "__kind__": "categories",
+                "ordered": bool(value.ordered),
+                "items": self._form(list(value.categories), name, name, depth + 1),
+            }
+        plain = None if own or type(value).__name__ in ("Namespace", "SimpleNamespace") else _plain(value)
         if plain is not None:
             return plain
         return self._object(value, name, depth)
@@ -176,8 +212,14 @@ def _plain(value: Any) -> Any:
         form = to_json_value(value)
     except SecleaError:
         return None
-    unknown = isinstance(form, dict) and ("__repr__" in form or "__callable__" in form)
-    return None if unknown or form is None else form
+    return None if form is None or _hides(form) else form
+
+
+def _hides(form: Any) -> bool:
+    """Whether a form has a description in the place of an object or function, however deep."""
+    if isinstance(form, list):
+        return any(map(_hides, form))
+    return isinstance(form, dict) and ("__repr__" in form or "__callable__" in form or any(map(_hides, form.values())))
 
 
 def _content_digest(value: Any) -> Any:
@@ -198,9 +240,9 @@ def _content_digest(value: Any) -> Any:
             return {"type": _type_name(value), "rows": table.num_rows, "content_digest": content_digest(table)}
         except (SecleaError, ImportError):
             return None
-    if root == "pandas" and callable(getattr(value, "to_numpy", None)):  # an Index
+    if root == "pandas" and callable(getattr(value, "to_numpy", None)) and hasattr(value, "nlevels"):  # an Index
         form = _array(value.to_numpy())
-        return None if form is None else {**form, "type": _type_name(value)}
+        return None if form is None else {**form, "type": _type_name(value), "names": list(map(str, value.names))}
     return None
 
 

@@ -141,9 +141,7 @@ def join(left: Any, right: Any, called: Sequence[str], shown: str) -> Any:
             "They must be the same rows.",
         )
     levels, others = _index(left), _index(right)
-    if [name for name, _ in levels] != [name for name, _ in others] or not all(
-        mine.equals(theirs) for (_, mine), (_, theirs) in zip(levels, others, strict=True)
-    ):
+    if not _same_index(left, right):
         row = next((r for r in range(left.num_rows) if _labels(levels, r) != _labels(others, r)), 0)
         raise DatasetError(
             f"{first} and {second} of {shown} have different indexes: in row {row}"
@@ -159,6 +157,20 @@ def join(left: Any, right: Any, called: Sequence[str], shown: str) -> Any:
     both_sides = [*old[:place], *new, *old[place:]]
     schema = pa.schema([field for field, _ in both_sides], left.schema.metadata)
     return pa.Table.from_arrays([values for _, values in both_sides], schema=schema)
+
+
+def _same_index(left: Any, right: Any) -> bool:
+    """Whether two tables have the same index, whatever its labels are held in."""
+    mine, theirs = (
+        [column[:4] for column in column_digests(table.select(_index_fields(table))) if column.role == "index"]
+        for table in (left, right)
+    )
+    return mine == theirs
+
+
+def _index_fields(table: Any) -> list[str]:
+    columns = set(column_names(table))
+    return [name for name in table.column_names if name not in columns]
 
 
 def _index(table: Any) -> list[tuple[str, Any]]:
@@ -197,6 +209,7 @@ def to_arrow(data: Any, shown: str = "The table") -> tuple[Any, str]:
     try:
         if isinstance(data, frame):
             refuse_duplicates([str(name) for name in data.columns], shown)
+            "".join(map(str, data.columns)).encode("utf-8")
             refuse_mixed(data)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that names which are no text become text: docs/digest.md says so
@@ -213,6 +226,11 @@ def to_arrow(data: Any, shown: str = "The table") -> tuple[Any, str]:
             and hasattr(data, "__arrow_c_stream__")
         ):
             data = pa.table(data)
+    except UnicodeEncodeError:
+        where = _failing_column(data) if isinstance(data, frame) else ""
+        raise DatasetError(
+            f"{shown} cannot be recorded: a text or name has a lone surrogate{where}.", "Clean it first."
+        ) from None
     except (pa.ArrowException, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         if isinstance(error, DatasetError):
             raise
@@ -256,6 +274,8 @@ def _failing_column(data: Any) -> str:
 def _refuse_objects(data: Any) -> None:
     """polars hands over the addresses of Python objects as if they were values."""
     for name, kind in getattr(data, "schema", {}).items():
+        if "\0" in name:
+            raise DatasetError(f"The column name {name!r} has a NUL, which polars cannot hand over.", "Rename it.")
         if "Object" in str(kind):
             raise DatasetError(
                 f"Column {name!r} has the type {kind}, which cannot be recorded.",

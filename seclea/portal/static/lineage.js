@@ -543,7 +543,7 @@
         element("h3", "", thing.title),
         page,
         facts,
-        ...this.listed(thing.kind === "run" ? "Trained on" : "Made from", into, "from"),
+        ...this.listed(thing.kind === "run" ? "Data" : "Made from", into, "from"),
         ...(steps.length ? [element("h4", "", "By"), ...steps.map((step) => this.stepDetails(step, false))] : []),
         ...this.listed("Led to", out.filter((link) => this.graph.things.get(link.to).kind === "dataset"), "to"),
         ...this.listed("Trained", out.filter((link) => this.graph.things.get(link.to).kind === "run"), "to"),

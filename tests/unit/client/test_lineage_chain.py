@@ -448,6 +448,9 @@ def test_a_parent_that_is_not_known_is_refused_with_the_nearest_that_is(desk, ra
         UnknownDatasetError, call, "'df', which is no dataset of the project", "Nearest is 'raw'", "other values in 'pay'",
         "changed in place",
     )  # fmt: skip
+    part = raw.head(20)
+    call = lambda: desk.table(impute(part), "x", transformations=[DatasetTransformation(impute, {"df": part})])  # noqa: E731
+    refused(UnknownDatasetError, call, "Nearest is 'raw', but 'df' has 20 rows instead of 40")
     stranger = pd.DataFrame({"q": [1.0, None]})
     call = lambda: desk.table(stranger.fillna(2), "x", transformations=[  # noqa: E731
         DatasetTransformation(lambda df: df.fillna(2), {"df": stranger})])  # fmt: skip

@@ -8,6 +8,7 @@ import enum
 import functools
 import io
 import json
+import linecache
 import subprocess
 import sys
 import textwrap
@@ -335,13 +336,13 @@ def test_secrets_are_withheld_at_every_depth_and_addresses_lose_their_logins():
         password: str
 
     config = {"password": "canary-1", "nested": {"api_key": "canary-2", "auth_token": "canary-3"}}
-    db, dsn = Db("h", "canary-4"), "postgres://u:canary-5@h/db"
-    found = describe_function(lambda df: (df, config, db, dsn))
+    db, place = Db("h", "canary-4"), "postgres://u:can@ary-5@h/db?api_key=canary-6"
+    found = describe_function(lambda df: (df, config, db, place))
     assert "canary" not in json.dumps([found.captured, found.helpers])
     assert "config['password']: withheld, a secret by its name" in found.unverifiable
-    described = describe_arguments({"config": config, "db": db, "dsn": dsn})
+    described = describe_arguments({"config": config, "db": db, "place": place})
     assert "canary" not in json.dumps([described.described, described.form])
-    assert {"value": "postgres://***@h/db", "where": "closure", "name": "dsn"} in found.captured
+    assert {"value": "postgres://***@h/db?api_key=***", "where": "closure", "name": "place"} in found.captured
 
 
 # --- uploads
@@ -448,3 +449,263 @@ def test_a_declared_step_whose_output_nobody_takes_says_so(desk):
     ]
     with pytest.raises(UsageError, match="has no argument 'df' that would say what it gave"):
         desk.table(raw * 2, "x", transformations=chain)
+
+
+# --- what a second review broke
+
+
+def test_the_parent_is_the_one_without_a_label_where_there_is_one(desk):
+    raw = pd.DataFrame({"a": [1.0, 2.0]})
+    whole = desk.table(raw, "all")
+    desk.table(raw.copy(), "all as train", {"split": "train"})
+    step = DatasetTransformation(lambda df: df * 2, {"df": raw}, split="test")
+    made = desk.table(raw * 2, "clean test", transformations=[step])
+    assert (made.parent, made.metadata["split"]) == (whole.uuid, "test")
+
+
+def test_memory_that_is_shared_cannot_be_made_writable_again(desk):
+    raw = pd.DataFrame({"n": [1.0, 2.0], "m": [0, 0], "t": pd.to_datetime(["2024-01-01", "2024-01-02"])})
+    kept = raw.copy(deep=True)
+
+    def step(df):
+        values = df["n"].to_numpy()
+        values.setflags(write=True)
+        values *= 10
+        return df.drop(columns="m")
+
+    desk.table(raw, "raw")
+    made = desk.table(step(raw.copy(deep=True)), "out", transformations=[DatasetTransformation(step, {"df": raw})])
+    pd.testing.assert_frame_equal(raw, kept)
+    assert desk.read(made)["n"].to_pylist() == [10.0, 20.0]
+
+
+def test_roles_that_are_not_those_of_the_chain_are_refused(desk):
+    raw = pd.DataFrame({"a": [1.0], "b": [2.0], "t": [1]})
+    desk.table(raw, "raw")
+
+    def apart(df):
+        return (df * 2)[["a", "b"]], (df * 2)[["t"]]
+
+    X, y = apart(raw)
+    with pytest.raises(TransformationError, match="column 'b' is in X of the chain and not in X of the dataset"):
+        step = DatasetTransformation(apart, {"df": raw}, outputs=["X", "y"])
+        desk.split(X[["a"]], X[["b"]].join(y), "s", transformations=[step])
+
+
+def test_a_class_as_a_decorator_counts_with_its_code_and_state():
+    def decorating(factor, body):
+        def __init__(self, func):
+            functools.update_wrapper(self, func)
+            self.func, self.factor = func, factor
+
+        kind = type("Times", (), {"__module__": __name__, "__init__": __init__, "__call__": body})
+
+        @kind
+        def helper(x):
+            return x
+
+        return helper
+
+    one, other = (lambda self, x: self.func(x) * self.factor), (lambda self, x: self.func(x) + self.factor)
+    seen = [decorating(1, one), decorating(2, one), decorating(1, other)]
+    assert len({fingerprint(func) for func in seen}) == 3
+    assert len({fingerprint(lambda df, h=func: h(df)) for func in seen}) == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import upkg.cfg as c\n    return df * c.RATE",
+        "import upkg.cfg\n    return df * upkg.cfg.RATE",
+        "from upkg import cfg\n    return df * cfg.RATE",
+        "from upkg.cfg import RATE\n    return df * RATE",
+        "import upkg.cfg\n    return (lambda x: x * upkg.cfg.RATE)(df)",
+        "return df.query('a > @RATE')",
+    ],
+)
+def test_however_a_function_reads_a_value_it_counts(tmp_path, monkeypatch, body):
+    package = types.ModuleType("upkg")
+    package.__path__ = [str(tmp_path)]
+    cfg = load(tmp_path / "cfg.py", "RATE = 1\n", "upkg.cfg")
+    package.cfg = cfg
+    monkeypatch.setitem(sys.modules, "upkg", package)
+    monkeypatch.setitem(sys.modules, "upkg.cfg", cfg)
+    module = load(tmp_path / "steps.py", f"RATE = 1\ndef step(df):\n    {body}\n")
+    before = fingerprint(module.step)
+    assert before == fingerprint(module.step)
+    cfg.RATE = module.RATE = 2
+    assert fingerprint(module.step) != before
+
+
+def test_what_is_read_by_a_name_that_is_made_at_run_time_is_said():
+    def step(df):
+        return df * globals()["LIMIT"]
+
+    assert any("globals" in what for what in describe_function(step).unverifiable)
+
+
+def more_pairs():
+    import collections
+    import re
+
+    def default(number):
+        return collections.defaultdict(lambda: 1) if number else collections.defaultdict(lambda: 2)
+
+    return {
+        "times of pandas": (pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-02")),
+        "spans of pandas": (pd.Timedelta("1h"), pd.Timedelta("2h")),
+        "order of a dict": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        "tuple and list": (("a", "b"), ["a", "b"]),
+        "categories": (pd.CategoricalDtype(["a", "b"]), pd.CategoricalDtype(["x"])),
+        "factory": (default(True), default(False)),
+        "function in a namespace": (types.SimpleNamespace(f=lambda: 1), types.SimpleNamespace(f=lambda: 2)),
+        "function in a deque": (collections.deque([lambda: 1]), collections.deque([lambda: 2])),
+        "pattern": (re.compile("a"), re.compile("b")),
+        "slice": (slice(1), slice(2)),
+        "name of an index": (pd.Index([1], name="a"), pd.Index([1], name="b")),
+    }
+
+
+@pytest.mark.parametrize("what", more_pairs())
+def test_more_values_that_differ_only_here_differ(what):
+    def using(value):
+        return lambda df: (df, value)
+
+    one, other = more_pairs()[what]
+    assert fingerprint(using(one)) == fingerprint(using(more_pairs()[what][0])) != fingerprint(using(other))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dbPassword",
+        "authToken",
+        "Authorization",
+        "X-Api-Key",
+        "PGPASSWORD",
+        "bearer",
+        "dsn",
+        "GITHUB_PAT",
+        "OPENAI_KEY",
+    ],
+)
+def test_names_of_secrets_are_known_however_they_are_written(name):
+    found = describe_arguments({"settings": {name: "canary-1"}})
+    assert "canary" not in json.dumps([found.described, found.form])
+
+
+@pytest.mark.parametrize(
+    "name", ["key", "primary_key", "sort_key", "path", "compat", "tokenizer", "token_pattern", "passenger"]
+)
+def test_names_that_only_look_like_it_are_told(name):
+    assert describe_arguments({"settings": {name: "canary-1"}}).described == {"settings": {name: "canary-1"}}
+
+
+def test_the_environment_is_never_told(monkeypatch):
+    import os
+
+    monkeypatch.setenv("SOMETHING", "canary-1")
+    found = describe_function(lambda df: (df, os.environ.get("X"), environment_of_this()))
+    assert "canary" not in json.dumps([found.captured, found.helpers])
+
+
+def environment_of_this():
+    from os import environ
+
+    return environ
+
+
+def test_a_text_with_another_default_than_the_function_has_is_not_its_text(tmp_path):
+    path = tmp_path / "edited.py"
+    module = load(path, "def step(df, k=2, *, m=1):\n    return df * k\nlam = lambda df, k=2: df * k\n")
+    assert describe_function(module.step).source.missing is None
+    path.write_text("def step(df, k=3, *, m=1):\n    return df * k\nlam = lambda df, k=3: df * k\n")
+    linecache.checkcache(str(path))
+    for func in (module.step, module.lam):
+        assert "edited after it was loaded" in str(describe_function(func).source.missing)
+
+
+def test_cells_of_a_notebook_with_future_annotations_or_await_have_their_text():
+    import __future__
+
+    import ast
+
+    text, name = (
+        "await_ = 1\ndef clean(df: int) -> int:\n    def inner(x: int) -> int:\n        return x\n    return inner(df)\n",
+        "/tmp/ipykernel_9/1.py",
+    )
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    space: dict = {"__name__": "__main__"}
+    flags = __future__.annotations.compiler_flag | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    exec(compile(text, name, "exec", flags=flags, dont_inherit=True), space)
+    assert describe_function(space["clean"]).source.missing is None
+    del linecache.cache[name]
+
+
+def test_what_is_one_thing_in_several_steps_is_one_in_the_copies(desk):
+    nothing, raw = object(), pd.DataFrame({"a": [1.0, 2.0]})
+
+    def fill(df, value):
+        return df * 2 if value is nothing else df * 3
+
+    def noise(df, rng):
+        return df + rng.random()
+
+    desk.table(raw, "raw")
+    desk.table(raw * 2, "filled", transformations=[DatasetTransformation(fill, {"df": raw}, {"value": nothing})])
+    rng = np.random.default_rng(0)
+    wanted = (lambda one: noise(noise(raw, one), one))(np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    chain = [
+        DatasetTransformation(noise, {"df": raw}, {"rng": rng}),
+        DatasetTransformation(noise, {"df": "inherit"}, {"rng": rng}),
+    ]
+    desk.table(wanted, "noisy", transformations=chain)
+
+
+def test_objects_that_are_called_and_bound_arguments_are_copies(desk):
+    class Twice:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, df):
+            self.calls += 1
+            return df * 2
+
+    def thrice(columns, df):
+        columns.append("z")
+        return df * 3
+
+    raw, twice, columns = pd.DataFrame({"a": [1.0]}), Twice(), ["k"]
+    desk.table(raw, "raw")
+    desk.table(raw * 2, "twice", transformations=[DatasetTransformation(twice, {"df": raw})])
+    desk.table(
+        raw * 3, "thrice", transformations=[DatasetTransformation(functools.partial(thrice, columns), {"df": raw})]
+    )
+    assert (twice.calls, columns) == (0, ["k"])
+
+
+def test_one_index_in_two_dtypes_is_one_index(desk):
+    X = pd.DataFrame({"a": [1.0, 2.0]}, index=pd.Index(["p", "q"], dtype="object"))
+    desk.split(X, pd.Series([0, 1], index=pd.Index(["p", "q"], dtype="str"), name="y"), "texts")
+    days = pd.date_range("2020", periods=2)
+    y = pd.Series([0, 1], index=days.as_unit("us"), name="y")
+    desk.split(X.set_axis(days.as_unit("ns")), y, "days")
+
+
+def test_texts_that_are_no_unicode_are_refused_by_column(desk):
+    names = pd.Index(["\ud800"], dtype=object)
+    for frame in (pd.DataFrame({"bad": pd.Series(["\ud800"], dtype=object)}), pd.DataFrame([[1]], columns=names)):
+        with pytest.raises(DatasetError):
+            desk.table(frame, "x")
+
+
+def test_a_part_that_the_next_step_does_not_take_is_named(desk):
+    raw = pd.DataFrame({"a": [1.0, 2.0], "t": [0, 1]})
+    desk.table(raw, "raw")
+    chain = [
+        DatasetTransformation(lambda df: (df[["a"]], df["t"]), {"df": raw}, outputs=["X", "y"]),
+        DatasetTransformation(lambda X: X * 2, {"X": "inherit"}),
+    ]
+    with pytest.raises(TransformationError, match="step 2, 'lambda', does not take 'y' of the step before"):
+        desk.split(raw[["a"]] * 2, raw["t"], "x", transformations=chain)
