@@ -143,10 +143,10 @@ class Upload:
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _store(self, content: Content) -> Future[StoredTable]:
-        """Store a step's table beside the next step's work; one at a time, so that few tables are held."""
+        """Store a step's table beside the next step's work. At most two wait for it, so that few tables are held."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="seclea-store")
-        for pending in self._pending:
+        for pending in self._pending[:-1]:
             pending.exception()
         future = self._pool.submit(store_parquet, content.table, self._home.incoming)
         self._pending.append(future)

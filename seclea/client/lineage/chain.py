@@ -1,7 +1,7 @@
 """A chain of transformations run again, step by step, and held against the dataset that it is said to lead to.
 
 Rule 1  Nothing is recorded here. Whatever is wrong raises before anything is handed over, and names the step.
-Rule 2  At most two tables are alive at once, the input and the output of a step, besides what the user holds.
+Rule 2  Of the steps' tables few are alive at once: input and output of one, and one that waits to be stored.
 Rule 3  The functions get copies; what they do to them, and the random numbers that they draw, is nobody else's business.
 """
 
