@@ -201,12 +201,10 @@ def to_arrow(data: Any, shown: str = "The table") -> tuple[Any, str]:
     """
     pa = need_pyarrow()
     series, frame = _pandas_types()
-    if isinstance(data, series):
-        data = data.to_frame()
     framework = type(data).__module__.partition(".")[0]
-    if framework == "polars" and type(data).__name__ == "Series":
-        data = data.to_frame()
     try:
+        if isinstance(data, series) or (framework == "polars" and type(data).__name__ == "Series"):
+            data = data.to_frame()
         if isinstance(data, frame):
             refuse_duplicates([str(name) for name in data.columns], shown)
             "".join(map(str, data.columns)).encode("utf-8")
@@ -267,7 +265,7 @@ def _failing_column(data: Any) -> str:
         try:
             pa.array(values, from_pandas=True)
         except Exception:  # whatever it is, it is the trouble
-            return f" (column {str(name)!r})"
+            return " (a label of the index)" if name is None else f" (column {str(name)!r})"
     return ""
 
 
