@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid as uuids
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -39,7 +40,7 @@ class Duplicate(Refused):
 
 
 @dataclass
-class Client:
+class Client(ABC):
     """What both generations have in common."""
 
     url: str
@@ -120,11 +121,11 @@ class Client:
 
     # -- the login ---------------------------------------------------------------------------------------------------
 
-    def login(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def login(self) -> None: ...
 
-    def refresh_body(self) -> Object:
-        raise NotImplementedError
+    @abstractmethod
+    def refresh_body(self) -> Object: ...
 
     def take_login(self, reply: requests.Response) -> None:
         if reply.status_code != 200 or not {"access_token", "refresh_token"} <= set(self.session.cookies.keys()):
@@ -150,8 +151,8 @@ class Client:
         """What a create says of its uuid."""
         return {}
 
-    def organization(self, name: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def organization(self, name: str) -> str: ...
 
     def project(self, name: str, description: str = "") -> Object:
         found = self.find(PROJECTS, name=name)
@@ -187,8 +188,8 @@ class Client:
         }
         return self.make(DATASETS, data=form, files=files)
 
-    def parent_of(self, parent: Object) -> Object:
-        raise NotImplementedError
+    @abstractmethod
+    def parent_of(self, parent: Object) -> Object: ...
 
     def model(self, name: str, framework: str) -> Object:
         found = self.find(MODELS, name=name, framework=framework)
@@ -214,8 +215,8 @@ class Client:
         fields = {**self.in_project(), "name": name, "model": model["uuid"], "params": params}
         return self.make(RUNS, json={**fields, **self.of_run(datasets), **self.own_uuid()})
 
-    def of_run(self, datasets: list[Object]) -> Object:
-        raise NotImplementedError
+    @abstractmethod
+    def of_run(self, datasets: list[Object]) -> Object: ...
 
     def model_state(self, run: Object, number: int, content: bytes, *, final: bool = False) -> Object:
         found = self.find(STATES, training_run=run["uuid"], sequence_num=number)

@@ -235,7 +235,7 @@ def main(folder: str) -> None:
         print("claims", claims(owner)[0].project)
         print("big", big(owner)[0].project, flush=True)
         print(owner.post("/internal/link").json()["url"], flush=True)
-        while Path(folder).exists():
+        while Path(folder).exists():  # by hand only: a person looks at the page until the folder is removed
             time.sleep(0.5)
 
 
