@@ -371,6 +371,31 @@ def test_threads_that_upload_the_same_at_once_record_it_once(desk):
     assert errors == [] and len(desk.datasets) == 6 and len(desk.steps) == 5
 
 
+def test_nobody_else_looks_while_an_upload_is_handed_over(desk, monkeypatch):
+    """The race of the test above, without chance: from the last look to the end of hand-over other threads stay out."""
+    frame, free = pd.DataFrame({"a": [1.0, 2.0]}), []
+
+    def probe():
+        got = desk.known.recording.acquire(blocking=False)
+        free.append(got)
+        if got:
+            desk.known.recording.release()
+
+    real = desk._hand_over
+
+    def hand_over(entity, payload=None):
+        other = threading.Thread(target=probe)
+        other.start()
+        other.join(10)
+        real(entity, payload)
+
+    monkeypatch.setattr(desk, "_hand_over", hand_over)
+    desk.table(frame, "raw")
+    desk.table(frame * 2, "twice", transformations=[DatasetTransformation(lambda df: df * 2, {"df": frame})])
+    probe()
+    assert free == [False, False, False, True]
+
+
 def test_metadata_that_cannot_be_kept_is_refused_before_anything_is_handed_over(desk):
     raw = pd.DataFrame({"a": [1.0, 2.0], "b": [1, 2]})
     desk.table(raw, "raw")
