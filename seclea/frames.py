@@ -5,19 +5,26 @@ Rule 1  A ring is private to one client process; `Stream` frames number the stre
 Rule 2  A frame says only what the client knows. Sequence numbers in a stream, run names, numbers of states and the
         chain are the writer's, given in ring order, so they come out the same when a ring is read again.
 Rule 3  A payload that is large stands in a file of the spool's ``incoming`` directory; the frame carries its name.
+Rule 4  Log calls with the same names again and again say the names once (KEYS), and then numbers only (POINTS: not msgpack,
+        but a C struct in the machine's own byte order; a ring never leaves the machine).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 import msgpack
 
 MAX_FRAME_BYTES = 64 * 1024  # larger values travel as files of their own
 MAX_STREAMS = 65_536  # per ring
+MAX_KEY_SETS = 256  # per ring; log calls with yet other names say them each time
+MAX_KEYS_OF_SET = 512
+POINTS_HEAD = struct.Struct("=II")  # stream index, number of the key set: the same in all calls of a series
 
 
 class FrameType(IntEnum):
@@ -29,6 +36,8 @@ class FrameType(IntEnum):
     FINISH = 4
     TOMBSTONE = 5
     LARGE = 6  # another frame, whose body stands in a file
+    KEYS = 7
+    POINTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,31 @@ class MetricsFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysFrame:
+    """From here on, ``number`` means these names of metrics, in this order."""
+
+    index: int
+    number: int
+    keys: tuple[str, ...]
+
+    def pack(self) -> bytes:
+        """The frame's payload."""
+        return _pack((self.index, self.number, self.keys))
+
+
+@cache  # MAX_KEYS_OF_SET at most
+def points_struct(count: int) -> struct.Struct:
+    """A POINTS frame of ``count`` metrics: `POINTS_HEAD` as bytes, step, time_ns, and the values."""
+    return struct.Struct(f"={POINTS_HEAD.size}sqq{count}d")
+
+
+@cache
+def points_columns(count: int) -> Callable[[bytes], Any]:
+    """What takes several such frames apart, joined: an iterator of (step, time_ns, value, …)."""
+    return struct.Struct(f"={POINTS_HEAD.size}xqq{count}d").iter_unpack
+
+
+@dataclass(frozen=True, slots=True)
 class FinishFrame:
     """The run of this stream ended: finished, failed or preempted."""
 
@@ -116,7 +150,7 @@ class TombstoneFrame:
         return _pack((self.index, self.kind, self.count, self.reason, self.detail))
 
 
-Frame = StreamFrame | EntityFrame | MetricsFrame | FinishFrame | TombstoneFrame
+Frame = StreamFrame | EntityFrame | MetricsFrame | KeysFrame | FinishFrame | TombstoneFrame
 
 
 def pack_large(frame_type: FrameType, name: str) -> bytes:
@@ -145,6 +179,11 @@ def unpack(frame_type: int, payload: bytes) -> Frame:
     if frame_type == FrameType.METRICS:
         index, step, time_ns, metrics = _unpack(payload, 4)
         return MetricsFrame(index, step, time_ns, metrics)
+    if frame_type == FrameType.KEYS:
+        index, number, keys = _unpack(payload, 3)
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or type(number) is not int:
+            raise ValueError("a key set of another shape")
+        return KeysFrame(index, number, tuple(keys))
     if frame_type == FrameType.STREAM:
         index, uuid, destination, project, run, rank, limits, ca_bundle = _unpack(payload, 8)
         return StreamFrame(index, uuid, tuple(destination), project, run, rank, limits, ca_bundle)

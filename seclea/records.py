@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
@@ -190,10 +190,63 @@ class MetricBatch:
                 self.value.append(value)
         except BaseException:
             # Something that no column can hold: the points before it are as they were. A name too many does no harm.
-            for column, _ in _COLUMNS:
-                del getattr(self, column)[points:]
+            self._cut(points)
             raise
         self.last = sequence
+
+    def extend(self, keys: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+        """Add log calls that all have these ``keys``, from the one after `last` on.
+
+        Args:
+            columns: their steps, their times in ns, and for each key its values; all of the same length.
+        """
+        steps, times, *values = columns
+        calls, width, index = len(steps), len(keys), self._index
+        for name in keys:
+            if name not in index:
+                index[name] = len(self.keys)
+                self.keys.append(name)
+        numbers = array("H", [index[name] for name in keys])
+        offsets = range(self.last + 1 - self.first, self.last + 1 - self.first + calls)
+        points = len(self.value)
+        try:
+            if width == 1:
+                self.sequence.extend(offsets)
+                self.step.extend(steps)
+                self.time.extend(times)
+                self.value.extend(values[0])
+            else:
+                self.sequence.extend(_repeated("I", offsets, width))
+                self.step.extend(_repeated("q", steps, width))
+                self.time.extend(_repeated("q", times, width))
+                self.value.extend(_interleaved(values))
+            self.key.extend(numbers * calls)
+        except BaseException:
+            self._cut(points)
+            raise
+        self.last += calls
+
+    def _cut(self, points: int) -> None:
+        for column, _ in _COLUMNS:
+            del getattr(self, column)[points:]
+
+
+def _repeated(code: str, values: Sequence[int], width: int) -> array[int]:
+    """Each of the values ``width`` times."""
+    found = array(code, bytes(array(code).itemsize * len(values) * width))
+    once = array(code, values)
+    for place in range(width):
+        found[place::width] = once
+    return found
+
+
+def _interleaved(columns: Sequence[Sequence[float]]) -> array[float]:
+    """The first of each column, then the second of each, and so on."""
+    width = len(columns)
+    found = array("d", bytes(8 * width * len(columns[0])))
+    for place, values in enumerate(columns):
+        found[place::width] = array("d", values)
+    return found
 
 
 def pack_metrics(batch: MetricBatch) -> bytes:

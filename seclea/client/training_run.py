@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from struct import error as struct_error
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from seclea.client.validation import MAX_KEY, check_metrics, check_params, check_step
+from seclea.client.validation import check_metrics, check_params, check_step, plain_types
 from seclea.director import Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import ModelState, RunStatus
 from seclea.errors import MetricError, RunFinishedError, UsageError
-from seclea.frames import MAX_FRAME_BYTES, FinishFrame, FrameType
+from seclea.frames import (
+    MAX_FRAME_BYTES,
+    MAX_KEY_SETS,
+    MAX_KEYS_OF_SET,
+    POINTS_HEAD,
+    FinishFrame,
+    FrameType,
+    points_struct,
+)
 from seclea.records import MAX_KEYS
 from seclea.settings import Limits
 
@@ -21,7 +30,9 @@ if TYPE_CHECKING:
     from seclea.client.snapshot.models import ModelSnapshot
     from seclea.contract import Home
 
-_METRICS = int(FrameType.METRICS)
+_Template = tuple[Callable[..., bytes], bytes]  # packs (head, step, time_ns, values…); the head
+
+_POINTS = int(FrameType.POINTS)
 _packb = msgpack.packb
 _time_ns = time.time_ns
 
@@ -43,6 +54,8 @@ class TrainingRun:
         self._ended: str | None = None
         self._terminated = False
         self._has_final = False  # as far as this process knows
+        self._templates: dict[tuple[str, ...], _Template] = {}  # empty while `log` has to look at more than numbers
+        self._seen: set[tuple[str, ...]] = set()
         self._bind()
         forget_after_fork(self)
 
@@ -50,7 +63,8 @@ class TrainingRun:
         pipeline = pipeline_of(self._home, self._limits)
         self._pipeline = pipeline
         self._index = pipeline.stream(self._speaker, self.uuid, launcher_rank())
-        self._put: Any = pipeline.put
+        self._offer = pipeline.offer
+        self._bound = True
 
     @property
     def _limits(self) -> Limits:
@@ -58,7 +72,8 @@ class TrainingRun:
 
     def after_fork_in_child(self) -> None:
         """The ring was the parent's: bind to this process's own at the first call."""
-        self._put = None
+        self._bound = False
+        self._templates.clear()
 
     def __repr__(self) -> str:
         return f"TrainingRun({self.name or self.uuid!r}, {self._ended or 'running'})"
@@ -80,38 +95,68 @@ class TrainingRun:
             RunFinishedError: after `finish` or `terminate`.
             LoggingPaused: a limit is reached and ``when_full = "raise"``.
         """
+        if type(metrics) is dict:
+            template = self._templates.get(tuple(metrics))
+            if template is not None:  # nothing but numbers is new: these names were checked, the run is not over
+                pack, head = template
+                if step is None:
+                    step = self._step + 1
+                now = _time_ns()
+                try:
+                    payload = pack(head, step, now, *metrics.values())
+                except (struct_error, TypeError, OverflowError):
+                    payload = None
+                for value in metrics.values():
+                    if type(value) is not float and type(value) not in plain_types:
+                        payload = None
+                        break
+                if payload is not None and type(step) is int:
+                    self._step = step
+                    if not self._offer(_POINTS, payload, now):
+                        self._pipeline.put(_POINTS, payload, self._index)
+                    return
+        self._log_checked(metrics, step)
+
+    def _log_checked(self, metrics: Mapping[str, Any], step: int | None) -> None:
+        """`log` for the first times that these names come, and for all that needs more than a glance."""
         if self._ended is not None:
             raise self._ended_error()
-        if self._put is None:
+        if not self._bound:
             self._bind()
-        if type(metrics) is not dict:
-            metrics = check_metrics(metrics)
-        for key, value in metrics.items():
-            if type(value) is not float or type(key) is not str:
-                metrics = check_metrics(metrics)
-                break
-        if step is None:
-            step = self._step + 1
-        elif type(step) is not int or not -(1 << 63) <= step < 1 << 63:
-            step = check_step(step)
-        if not metrics:
+        found = check_metrics(metrics)
+        step = self._step + 1 if step is None else check_step(step)
+        keys = tuple(found)
+        template = self._templates.get(keys) or self._template(keys)
+        now = _time_ns()
+        if template is not None:
+            pack, head = template
+            payload = pack(head, step, now, *found.values())
             self._step = step
+            self._pipeline.put(_POINTS, payload, self._index)
             return
-        try:
-            payload = _packb((self._index, step, _time_ns(), metrics))
-        except UnicodeEncodeError:
-            payload = _packb((self._index, step, _time_ns(), check_metrics(metrics)))  # names the key
-        if "" in metrics or (len(payload) > MAX_KEY and max(map(len, metrics)) > MAX_KEY):
-            check_metrics(metrics)  # names the key
-        if len(payload) > MAX_FRAME_BYTES and len(metrics) > MAX_KEYS:
+        payload = _packb((self._index, step, now, found))
+        if len(payload) > MAX_FRAME_BYTES and len(found) > MAX_KEYS:
             raise MetricError(
-                f"One call takes {MAX_KEYS} metrics, not {len(metrics)}.", "Log them in parts, at one step."
+                f"One call takes {MAX_KEYS} metrics, not {len(found)}.", "Log them in parts, at one step."
             )
         self._step = step
-        if len(payload) > MAX_FRAME_BYTES:
-            self._pipeline.put_large(FrameType.METRICS, payload, self._index)
-        else:
-            self._put(_METRICS, payload, self._index)
+        self._pipeline.put_large(FrameType.METRICS, payload, self._index)
+
+    def _template(self, keys: tuple[str, ...]) -> _Template | None:
+        """From the second time on that these names come: how to pack their numbers alone."""
+        if len(keys) > MAX_KEYS_OF_SET:
+            return None
+        if keys not in self._seen:
+            if len(self._seen) >= MAX_KEY_SETS:
+                self._seen.clear()  # names that change all the time are no reason to grow
+            self._seen.add(keys)
+            return None
+        number = self._pipeline.key_set(self._index, keys)
+        if number is None:
+            return None
+        template = points_struct(len(keys)).pack, POINTS_HEAD.pack(self._index, number)
+        self._templates[keys] = template
+        return template
 
     def log_model_state(
         self,
@@ -138,7 +183,7 @@ class TrainingRun:
 
         if self._ended is not None:
             raise self._ended_error()
-        if self._put is None:
+        if not self._bound:
             self._bind()
         if final and self._has_final:
             raise UsageError(
@@ -180,11 +225,12 @@ class TrainingRun:
         if status not in (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.PREEMPTED):
             raise UsageError(f"A run cannot end as {status!r}.", 'Use "finished", "failed" or "preempted".')
         if self._ended is None:
-            if self._put is None:
+            if not self._bound:
                 self._bind()
             if os.getpid() == self._owner:
-                self._put(int(FrameType.FINISH), FinishFrame(self._index, status, _time_ns()).pack(), self._index)
-            self._ended = str(status)
+                payload = FinishFrame(self._index, status, _time_ns()).pack()
+                self._pipeline.put(FrameType.FINISH, payload, self._index)
+            self._end(str(status))
         if timeout is None:
             return progress(self._home, self._speaker.destination)
         from seclea.client.waiting import complete
@@ -192,8 +238,12 @@ class TrainingRun:
         return complete(self._home, self._speaker.destination, timeout)
 
     def _terminate(self) -> None:
-        self._ended = self._ended or "terminated"
+        self._end(self._ended or "terminated")
         self._terminated = True
+
+    def _end(self, how: str) -> None:
+        self._ended = how
+        self._templates.clear()
 
     def _ended_error(self) -> RunFinishedError:
         what = "its client was terminated" if self._terminated else f"it is {self._ended}"
@@ -208,7 +258,8 @@ def _rebuild(home: str, speaker: Speaker, uuid: str, name: str, owner: int, ende
 
     run = TrainingRun(Home(home), speaker, uuid, name)
     run._owner = owner
-    run._ended = ended
+    if ended is not None:
+        run._end(ended)
     return run
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ FRAMEWORK_NAME = 100
 
 MAX_PARAMS_BYTES = 1 << 20  # as JSON
 MAX_KEY = 1024  # characters of a metric's name
+
+# Types whose values are numbers, whichever they are; numpy's scalars join once the first of each came (never imported here).
+plain_types: set[type] = {float, int, bool}
 
 
 def check_name(what: str, name: Any, limit: int) -> str:
@@ -110,6 +114,9 @@ def _scalar(value: Any) -> float | None:
     if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M", "c"):  # times have an item() that is an int
         return None
     try:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in "biuf":
+            plain_types.add(type(value))
         item = getattr(value, "item", None)
         if callable(item):
             plain = item()

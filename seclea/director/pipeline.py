@@ -26,7 +26,16 @@ from seclea.director.progress import ask_until
 from seclea.director.room import Room
 from seclea.entities import Entity, new_uuid
 from seclea.errors import PipelineError, TooLargeError
-from seclea.frames import MAX_FRAME_BYTES, EntityFrame, FrameType, StreamFrame, TombstoneFrame, pack_large
+from seclea.frames import (
+    MAX_FRAME_BYTES,
+    MAX_KEY_SETS,
+    EntityFrame,
+    FrameType,
+    KeysFrame,
+    StreamFrame,
+    TombstoneFrame,
+    pack_large,
+)
 from seclea.processes.rendezvous import prepare, private_directory, ring_bell
 from seclea.processes.start import ensure_writer
 from seclea.queues.ring import Producer
@@ -56,37 +65,40 @@ class Pipeline:
         prepare(home)
         self.home = home
         self.limits = limits
-        self._ring = _new_ring(home)
+        self._ring = _new_ring(home, self._attend_if_asleep)
         self._lock = threading.RLock()
         self._streams: dict[tuple[Speaker, str | None], int] = {}
         self._left: dict[tuple[int, str, str], int] = {}  # (stream, kind, reason): not yet tombstoned
         self._room = Room(home, self._ring, limits)
+        self._key_sets: dict[tuple[str, ...], int] = {}
         self._next_bell = 0
         self._next_look = 0
-        self.put = self._make_put()
+        self.offer = self._ring.put
+        """``offer(type, payload, now_ns)``: the hot path, `Producer.put` itself. On 0 go on with `put`."""
         self._ensure()
 
     # -- hot path ------------------------------------------------------------------------------------------------
 
-    def _make_put(self) -> Callable[[int, bytes, int], bool]:
-        """The put of the hot path with everything bound: ~1 µs over the ring's own."""
-        ring = self._ring
-        ring_put = ring.put
-        monotonic_ns = time.monotonic_ns
-        slow = self._slow_put
-        attend = self._attend
+    def put(self, frame_type: int, payload: bytes, index: int) -> bool:
+        """Hand a frame over; False when it was left out (and counted). ``index`` names its stream."""
+        return bool(self.offer(frame_type, payload, time.time_ns())) or self._slow_put(frame_type, payload, index)
 
-        def put(frame_type: int, payload: bytes, index: int) -> bool:
-            """Hand a frame over; False when it was left out (and counted). ``index`` names its stream."""
-            if ring.paused or self._left:
-                return slow(frame_type, payload, index)
-            if not ring_put(frame_type, payload):
-                return slow(frame_type, payload, index)
-            if ring.consumer_sleeps or monotonic_ns() - ring.beat_ns > _LOOK_NS:
-                attend()
-            return True
+    def key_set(self, index: int, keys: tuple[str, ...]) -> int | None:
+        """The number under which this ring says these names of metrics; declared on first use.
 
-        return put
+        Returns:
+            None when there is no room for it: the names are said with each call, then.
+        """
+        number = self._key_sets.get(keys)
+        if number is None and len(self._key_sets) < MAX_KEY_SETS:
+            with self._lock:
+                number = self._key_sets.get(keys)
+                if number is None:
+                    number = len(self._key_sets)
+                    if not self._offer(FrameType.KEYS, KeysFrame(index, number, keys).pack()):
+                        return None
+                    self._key_sets[keys] = number
+        return number
 
     def _attend(self) -> None:
         """The writer sleeps, or has not been seen for a while: wake it, or start one. Never raises, never often."""
@@ -119,7 +131,7 @@ class Pipeline:
     def _offer(self, frame_type: int, payload: bytes) -> bool:
         """Hand a frame over, waiting for room as the limits say; False when there was none."""
         ring, room = self._ring, self._room
-        closing = frame_type in (FrameType.FINISH, FrameType.STREAM, FrameType.TOMBSTONE)
+        closing = frame_type in (FrameType.FINISH, FrameType.STREAM, FrameType.TOMBSTONE, FrameType.KEYS)
         if not closing and not self._pause_ends():
             return False
         if not self._tombstones_out() and not closing:
@@ -162,6 +174,7 @@ class Pipeline:
         reason = "paused" if self._ring.paused else "full"
         with self._lock:
             self._left[index, kind, reason] = self._left.get((index, kind, reason), 0) + 1
+            self._ring.hold_back(True)  # nothing may pass before its tombstone
         self._ring.add_dropped(1)
 
     def _tombstones_out(self) -> bool:
@@ -173,6 +186,7 @@ class Pipeline:
                     if not self._ring.put(FrameType.TOMBSTONE, stone.pack()):
                         return False
                     del self._left[index, kind, reason]
+                self._ring.hold_back(False)
         return True
 
     def hurry(self) -> None:
@@ -344,11 +358,11 @@ _abandoned: list[Pipeline] = []
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _new_ring(home: Home) -> Producer:
+def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
     for _ in range(10):
         # A writer that leaves removes an empty directory; it may be the one that we just chose.
         with contextlib.suppress(FileNotFoundError):
-            return Producer.create(_ring_directory(home), capacity_bytes=RING_BYTES)
+            return Producer.create(_ring_directory(home), capacity_bytes=RING_BYTES, attend=attend)
     raise PipelineError(f"There is no place for a ring of {home.path}.", "Is something removing its directories?")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import sqlite3
 import time
@@ -157,6 +158,17 @@ class Ledger(Reader):
     def close_ring(self, ring: bytes) -> None:
         """The ring's producer is gone and its file empty."""
         self._connection.execute("UPDATE rings SET closed_ns = ? WHERE id = ?", (time.time_ns(), ring))
+        self._connection.execute("DELETE FROM key_sets WHERE ring = ?", (ring,))
+
+    def add_key_set(self, ring: bytes, number: int, keys: Sequence[str]) -> None:
+        """Note the names of metrics that a ring's client says by number."""
+        row = (ring, number, json.dumps(keys, separators=(",", ":")))
+        self._connection.execute("INSERT OR REPLACE INTO key_sets VALUES (?, ?, ?)", row)
+
+    def key_sets(self, ring: bytes) -> dict[int, tuple[str, ...]]:
+        """What `add_key_set` noted for a ring, by number."""
+        rows = self._all("SELECT number, keys FROM key_sets WHERE ring = ?", (ring,))
+        return {row["number"]: tuple(json.loads(row["keys"])) for row in rows}
 
     def set_meta(self, key: str, value: str) -> None:
         """Note something, in the place of what stood under this key."""

@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 from zlib import crc32
 
 from seclea.errors import QueueClosed, TooLargeError, UsageError
@@ -41,14 +42,18 @@ from seclea.queues.layout import (
 
 PARKED = -1  # what `Producer.put` returns to a signal handler that interrupted a put
 
-_Put = Callable[[int, bytes], int]
+ATTEND_NS = 500_000_000  # how often a producer that puts all the time looks whether its consumer still lives
+
+
+class _Put(Protocol):
+    def __call__(self, type: int, payload: bytes, now_ns: int = 0, /) -> int: ...
 
 
 class Producer:
     """The writing end. Threads of one process share it; another process needs a ring of its own."""
 
     put: _Put
-    """``put(type, payload) -> sequence``: hand over one frame, or return 0 when there is no room. Never waits.
+    """``put(type, payload[, now_ns]) -> sequence``: hand over one frame, or return 0 when there is no room. Never waits.
 
     Once it returned a sequence, the frame survives the death of this process. Thread-safe. Called by a signal handler
     that interrupted a put of the same thread it returns `PARKED`: the frame is written when that put is done.
@@ -56,12 +61,25 @@ class Producer:
     Args:
         type: 1 to 255, for the caller's use.
         payload: at most ``largest_payload_bytes``.
+        now_ns: ``time.time_ns()``, which the caller has just read. Then it is the put of a hot path: it also returns 0
+            while the consumer asks for a pause or `hold_back` does, and calls ``attend`` when the consumer sleeps, and
+            every half second (or when the clock was set back).
     Raises:
         TooLargeError: the payload can never fit.
         QueueClosed: the ring was closed, or belongs to the process that forked this one.
     """
 
-    def __init__(self, path: Path, ring_id: bytes, descriptor: int, memory: mmap.mmap) -> None:
+    hold_back: Callable[[bool], None]
+    """``hold_back(True)``: from now on a put with ``now_ns`` returns 0, as if there were no room; ``False``: no longer."""
+
+    def __init__(
+        self,
+        path: Path,
+        ring_id: bytes,
+        descriptor: int,
+        memory: mmap.mmap,
+        attend: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = path
         self.ring_id = ring_id
         self.capacity_bytes = len(memory) - HEADER_BYTES
@@ -72,19 +90,27 @@ class Producer:
         self._parked: deque[tuple[int, bytes]] = deque()
         # Re-entrant, because only that kind knows for sure whether a signal handler interrupted its own thread.
         self._lock = threading.RLock()
-        self.put, self._abandon = _make_put(
-            memory, self._words, self.capacity_bytes, self.largest_payload_bytes, self._parked, self._lock
+        self.put, self.hold_back, self._abandon = _make_put(
+            memory, self._words, self.capacity_bytes, self.largest_payload_bytes, self._parked, self._lock, attend
         )
         _producers.add(self)
 
     @classmethod
-    def create(cls, directory: Path, *, capacity_bytes: int = 4 << 20, ring_id: bytes | None = None) -> Producer:
+    def create(
+        cls,
+        directory: Path,
+        *,
+        capacity_bytes: int = 4 << 20,
+        ring_id: bytes | None = None,
+        attend: Callable[[], None] = lambda: None,
+    ) -> Producer:
         """Make the file of a new ring, ``<ring id in hex>.ring``, and hold its lock until `close`.
 
         Args:
             directory: made 0700 where it is missing.
             capacity_bytes: of frames; rounded up to whole pages.
             ring_id: 16 bytes, random by default.
+            attend: see `put`; it must not raise, and is called without the ring's lock.
         Raises:
             OSError: no room for it (ENOSPC and the like), or the directory is not ours.
         """
@@ -104,7 +130,7 @@ class Producer:
             segment.discard_unfinished(path)
             os.close(descriptor)
             raise
-        return cls(path, ring_id, descriptor, memory)
+        return cls(path, ring_id, descriptor, memory, attend)
 
     def _word(self, index: int) -> int:
         try:
@@ -209,17 +235,92 @@ def _make_put(
     largest: int,
     parked: deque[tuple[int, bytes]],
     lock: threading.RLock,
-) -> tuple[_Put, Callable[[], None]]:
-    """`Producer.put` and what disarms it after a fork, as closures: their variables cost half of what attributes do.
+    attend: Callable[[], None],
+) -> tuple[_Put, Callable[[bool], None], Callable[[], None]]:
+    """`Producer.put`, `Producer.hold_back` and what disarms them after a fork.
 
-    A signal handler may run, and raise, after any call. So each step leaves a state from which the next put goes on:
-    the frame is written first, and the assignments from ``offset`` to HEAD hold no call.
+    Closures, because their variables cost half of what attributes do. A signal handler may run, and raise, after any call.
+    So each step leaves a state from which the next put goes on: the frame is written first, and the assignments from
+    ``offset`` to HEAD hold no call.
     """
     acquire, release = lock.acquire, lock.release
     pack_into = FRAME.pack_into
     head = offset = sequence = 0
-    limit = capacity  # TAIL + capacity when last looked at; HEAD may not pass it
-    busy = False
+    limit = capacity  # TAIL + capacity when last looked at; HEAD may not pass it. 0: look anew, at `held`, too
+    looked_ns = due_ns = 0  # the wall clock at the last `attend`, and when the next one is due
+    busy = held = False
+
+    def put(type: int, payload: bytes, now_ns: int = 0, /) -> int:
+        nonlocal busy, head, offset, sequence
+        try:
+            acquire()
+            if busy:
+                check(type, payload)
+                parked.append((type, payload))
+                return PARKED
+            busy = True
+            try:
+                if now_ns and words[PAUSED]:
+                    return 0
+                length = len(payload)
+                need = (length + 23) & -8
+                end = head + need
+                if end > limit or offset + need >= capacity or length > largest or parked or not 0 < type < 256:
+                    number = put_slowly(type, payload, now_ns)
+                    if not number:
+                        return 0
+                else:  # as `write` does it, without the call
+                    number = sequence + 1
+                    start = offset + HEADER_BYTES
+                    word = type << 24 | length
+                    pack_into(memory, start, word, crc32(payload, (number + word) & U32), number)
+                    start += FRAME_BYTES
+                    memory[start : start + length] = payload
+                    offset += need
+                    sequence = number
+                    head = end
+                    words[HEAD] = end
+                    words[HEAD_SEQUENCE] = number
+                    if parked:
+                        write_parked()
+            finally:
+                busy = False
+        except (ValueError, TypeError):  # what closed memory answers
+            if not words_are_released():
+                raise
+            raise QueueClosed("The ring is closed.", "A forked process makes a ring of its own.") from None
+        finally:
+            try:
+                release()
+            except RuntimeError:  # a signal handler raised while we waited for the lock
+                pass
+        # Only now, after the lock's atomic instruction: the consumer stores SLEEP, passes a lock, and looks at HEAD.
+        if now_ns and (words[SLEEP] or not looked_ns <= now_ns < due_ns):
+            look(now_ns)
+        return number
+
+    def put_slowly(type: int, payload: bytes, now_ns: int) -> int:
+        """Something is in the way of the straight path: the end of the ring, no room as far as is known, parked frames."""
+        nonlocal limit
+        check(type, payload)
+        if held:
+            if now_ns:
+                return 0
+            limit = 0  # `write` looks at TAIL
+        if parked and not write_parked():
+            return 0
+        number = write(type, payload)
+        if parked:
+            write_parked()
+        if held:
+            limit = 0
+        return number
+
+    def check(type: int, payload: bytes) -> None:
+        if len(payload) > largest:
+            raise TooLargeError(f"A frame of {len(payload)} bytes does not fit a ring that takes {largest} at most.")
+        if not 0 < type < 256:
+            raise UsageError(f"A frame's type is 1 to 255, not {type}.")
 
     def write(type: int, payload: bytes) -> int:
         nonlocal head, offset, sequence, limit
@@ -244,7 +345,7 @@ def _make_put(
             start = HEADER_BYTES
         word = type << 24 | length
         pack_into(memory, start, word, crc32(payload, (number + word) & U32), number)
-        memory[start + 16 : start + 16 + length] = payload
+        memory[start + FRAME_BYTES : start + FRAME_BYTES + length] = payload
         offset = start - HEADER_BYTES + need
         if offset == capacity:
             offset = 0
@@ -266,36 +367,16 @@ def _make_put(
                 return False
         return True
 
-    def put(type: int, payload: bytes) -> int:
-        nonlocal busy
-        if len(payload) > largest:
-            raise TooLargeError(f"A frame of {len(payload)} bytes does not fit a ring that takes {largest} at most.")
-        if not 0 < type < 256:
-            raise UsageError(f"A frame's type is 1 to 255, not {type}.")
-        try:
-            acquire()
-            if busy:
-                parked.append((type, payload))
-                return PARKED
-            busy = True
-            try:
-                if parked and not write_parked():
-                    return 0
-                number = write(type, payload)
-                if parked:
-                    write_parked()
-                return number
-            finally:
-                busy = False
-        except (ValueError, TypeError):  # what closed memory answers
-            if not words_are_released():
-                raise
-            raise QueueClosed("The ring is closed.", "A forked process makes a ring of its own.") from None
-        finally:
-            try:
-                release()
-            except RuntimeError:  # a signal handler raised while we waited for the lock
-                pass
+    def look(now_ns: int) -> None:
+        nonlocal looked_ns, due_ns
+        looked_ns, due_ns = now_ns, now_ns + ATTEND_NS
+        attend()
+
+    def hold_back(value: bool) -> None:
+        nonlocal held, limit
+        with lock:
+            held = value
+            limit = 0
 
     def words_are_released() -> bool:
         try:
@@ -305,11 +386,11 @@ def _make_put(
         return False
 
     def abandon() -> None:
-        nonlocal acquire, release
-        fresh = threading.RLock()
-        acquire, release = fresh.acquire, fresh.release
+        nonlocal acquire, release, lock
+        lock = threading.RLock()  # another thread of the parent may hold the old one for ever
+        acquire, release = lock.acquire, lock.release
 
-    return put, abandon
+    return put, hold_back, abandon
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()

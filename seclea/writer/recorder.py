@@ -22,12 +22,17 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.entities import ENTITY_TYPES, Kind, Project
 from seclea.frames import (
+    MAX_KEYS_OF_SET,
+    POINTS_HEAD,
     EntityFrame,
     FinishFrame,
     FrameType,
+    KeysFrame,
     MetricsFrame,
     StreamFrame,
     TombstoneFrame,
+    points_columns,
+    points_struct,
     unpack,
     unpack_large,
 )
@@ -35,6 +40,7 @@ from seclea.ledger.blobs import Spool, StoredPayload
 from seclea.ledger.db import Ledger
 from seclea.records import (
     BULK_KINDS,
+    MAX_KEYS,
     Event,
     Lane,
     MetricBatch,
@@ -50,6 +56,7 @@ from seclea.writer.bodies import entity_body, finish_body
 log = logging.getLogger(__name__)
 
 MAX_BATCH_POINTS = 32_768  # about 1 MB on the wire
+_POINTS = int(FrameType.POINTS)
 _SETTINGS = "settings of the last client"  # a running client does not say them again to a new writer
 
 
@@ -83,6 +90,7 @@ class Recorder:
         self._spool = spool
         self._rings: dict[bytes, dict[int, _Stream]] = {}
         self._sequences: dict[bytes, int] = {}
+        self._keys: dict[bytes, dict[int, tuple[str, ...]]] = {}
         self.payloads: list[tuple[int, str]] = []
         self.discarded: list[str] = []
         self.touched: set[int] = set()
@@ -94,6 +102,7 @@ class Recorder:
         """Drop everything remembered: the transaction was rolled back."""
         self._rings.clear()
         self._sequences.clear()
+        self._keys.clear()
         self.payloads.clear()
         self.discarded.clear()
         self.touched.clear()
@@ -103,11 +112,14 @@ class Recorder:
         """The ring is gone."""
         self._rings.pop(ring, None)
         self._sequences.pop(ring, None)
+        self._keys.pop(ring, None)
 
     def take(self, ring: bytes, pid: int, frames: Sequence[tuple[int, int, bytes]]) -> None:
         """Record frames ``(type, sequence, payload)`` of one ring, in order."""
         streams = self._streams(ring, pid)
         taken = self._sequences[ring]
+        series: list[bytes] = []  # log calls with the same names, one after the other
+        head = b""
         for frame_type, sequence, payload in frames:
             if sequence <= taken:
                 continue
@@ -116,6 +128,15 @@ class Recorder:
                 self._ledger.add_event("gap", f"ring {ring.hex()}: frames {taken + 1} to {sequence - 1} are missing")
                 log.error("ring %s: frames %d to %d are missing", ring.hex(), taken + 1, sequence - 1)
             taken = sequence
+            if frame_type == _POINTS:
+                if payload[: POINTS_HEAD.size] != head or len(payload) != len(series[0]):
+                    self._take_series(ring, streams, series, taken - 1)
+                    head = payload[: POINTS_HEAD.size]
+                series.append(payload)
+                continue
+            if series:
+                self._take_series(ring, streams, series, taken - 1)
+                head = b""
             try:
                 if frame_type == FrameType.METRICS:  # touches the open batch only
                     self._take_metrics(streams, payload)
@@ -124,15 +145,25 @@ class Recorder:
                     with self._ledger.savepoint():
                         self._take_frame(ring, streams, frame_type, payload)
             except Exception as error:
-                if _is_disk_trouble(error):
-                    raise
-                # A frame that passed its checksum and still makes no sense: a bug of ours or of another version. Never a
-                # crash loop, never silence.
-                log.exception("ring %s: frame %d of type %d cannot be recorded", ring.hex(), sequence, frame_type)
-                self._ledger.add_event("unreadable", f"ring {ring.hex()} frame {sequence} type {frame_type}: {error}")
-                self._leave_tombstone(ring, streams, _record_kind(frame_type, payload), str(error))
+                self._leave_out(ring, streams, frame_type, payload, sequence, error)
+        self._take_series(ring, streams, series, taken)
         self._sequences[ring] = taken
         self._ledger.set_ring_sequence(ring, taken)
+
+    def _leave_out(
+        self, ring: bytes, streams: dict[int, _Stream], frame_type: int, payload: bytes, sequence: int, error: Exception
+    ) -> None:
+        """A frame that passed its checksum and still makes no sense: a bug of ours or of another version.
+
+        Never a crash loop, never silence.
+        """
+        if _is_disk_trouble(error):
+            raise error
+        log.error(
+            "ring %s: frame %d of type %d cannot be recorded", ring.hex(), sequence, frame_type, exc_info=error
+        )  # fmt: skip
+        self._ledger.add_event("unreadable", f"ring {ring.hex()} frame {sequence} type {frame_type}: {error}")
+        self._leave_tombstone(ring, streams, _record_kind(frame_type, payload), str(error))
 
     def lose(self, ring: bytes, pid: int, count: int, reason: str, why: str) -> None:
         """A ring is over, and ``count`` log calls in all are in no record of it: a tombstone for those without one yet."""
@@ -181,6 +212,8 @@ class Recorder:
             self._append(streams[frame.index], frame)
         elif isinstance(frame, StreamFrame):
             streams[frame.index] = self._open_stream(ring, frame)
+        elif isinstance(frame, KeysFrame):
+            self._take_keys(ring, frame)
         elif isinstance(frame, EntityFrame):
             self._take_entity(streams[frame.index], frame)
         elif isinstance(frame, FinishFrame):
@@ -192,6 +225,50 @@ class Recorder:
         frame = unpack(FrameType.METRICS, payload)
         assert isinstance(frame, MetricsFrame)
         self._append(streams[frame.index], frame)
+
+    def _take_series(self, ring: bytes, streams: dict[int, _Stream], series: list[bytes], last: int) -> None:
+        """Take log calls that all start with the same head and have the same length; empties ``series``.
+
+        Args:
+            last: the ring's sequence of the last of them, for messages.
+        """
+        try:
+            while series:
+                index, number = POINTS_HEAD.unpack_from(series[0])
+                stream, keys = streams[index], self._key_sets(ring)[number]
+                width = len(keys)
+                if len(series[0]) != points_struct(width).size:
+                    raise ValueError(f"{len(series[0])} bytes for {width} metrics")
+                batch = stream.batch
+                if batch is None or batch.count + width > MAX_BATCH_POINTS or len(batch.keys) + width > MAX_KEYS:
+                    self._close_batch(stream)
+                    batch = stream.batch = MetricBatch(stream.run or "", stream.rank, stream.sequence + 1)
+                calls = max(1, (MAX_BATCH_POINTS - batch.count) // width)
+                batch.extend(keys, list(zip(*points_columns(width)(b"".join(series[:calls])), strict=True)))
+                stream.sequence = batch.last
+                del series[:calls]
+        except Exception as error:
+            if _is_disk_trouble(error):
+                raise
+            rest = series[:]
+            series.clear()
+            if len(rest) == 1:
+                self._leave_out(ring, streams, _POINTS, rest[0], last, error)
+                return
+            for place, payload in enumerate(rest, last - len(rest) + 1):
+                self._take_series(ring, streams, [payload], place)
+
+    def _key_sets(self, ring: bytes) -> dict[int, tuple[str, ...]]:
+        known = self._keys.get(ring)
+        if known is None:
+            known = self._keys[ring] = self._ledger.key_sets(ring)
+        return known
+
+    def _take_keys(self, ring: bytes, frame: KeysFrame) -> None:
+        if not frame.keys or len(set(frame.keys)) != len(frame.keys) or len(frame.keys) > MAX_KEYS_OF_SET:
+            raise ValueError("a key set that is none")
+        self._ledger.add_key_set(ring, frame.number, frame.keys)
+        self._key_sets(ring)[frame.number] = frame.keys
 
     def _append(self, stream: _Stream, frame: MetricsFrame) -> None:
         batch = stream.batch

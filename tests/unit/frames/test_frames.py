@@ -66,13 +66,13 @@ def test_a_frame_under_another_type_is_read_or_refused(frame: Frame, kind: Frame
         pass
 
 
-@given(st.sampled_from([1, 2, 3, 4, 5]), st.binary(max_size=40))
+@given(st.sampled_from([1, 2, 3, 4, 5, 7]), st.binary(max_size=40))
 def test_noise_is_refused(kind: int, noise: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):
         unpack(kind, noise + b"\xc1")
 
 
-@pytest.mark.parametrize("kind", [0, 7, 255])
+@pytest.mark.parametrize("kind", [0, 8, 9, 255])
 def test_an_unknown_type_is_refused(kind: int) -> None:
     with pytest.raises(ValueError, match=f"unknown frame type {kind}"):
         unpack(kind, FinishFrame(0, "finished", 0).pack())
@@ -92,6 +92,7 @@ def test_a_large_frame_names_nothing_outside_its_directory(name: str) -> None:
 def test_the_numbers_on_the_ring_do_not_change() -> None:
     assert {kind.name: kind.value for kind in FrameType} == {
         "STREAM": 1, "ENTITY": 2, "METRICS": 3, "FINISH": 4, "TOMBSTONE": 5, "LARGE": 6,
+        "KEYS": 7, "POINTS": 8,
     }  # fmt: skip
 
 

@@ -26,6 +26,38 @@ def points(batch: MetricBatch) -> list[tuple[int, str, int, int, bytes]]:
     ]
 
 
+@given(
+    CALLS,
+    st.lists(st.text(max_size=8), min_size=1, max_size=5, unique=True).flatmap(
+        lambda keys: st.tuples(
+            st.just(keys),
+            st.lists(st.tuples(INT64, INT64, *[st.floats()] * len(keys)), min_size=1, max_size=20),
+        )
+    ),
+)
+def test_a_series_of_calls_with_the_same_names_is_the_same_as_one_call_after_the_other(
+    before: list[tuple[int, int, dict[str, float]]], series: tuple[list[str], list[tuple[Any, ...]]]
+) -> None:
+    keys, rows = series
+    at_once, one_by_one = MetricBatch("run", 0, 7), MetricBatch("run", 0, 7)
+    for batch in (at_once, one_by_one):
+        for number, (step, time_ns, metrics) in enumerate(before, 7):
+            batch.append(number, step, time_ns, metrics)
+    at_once.extend(keys, list(zip(*rows, strict=True)))
+    for step, time_ns, *values in rows:
+        one_by_one.append(one_by_one.last + 1, step, time_ns, dict(zip(keys, values, strict=True)))
+    assert pack_metrics(at_once) == pack_metrics(one_by_one)
+
+
+def test_a_series_that_no_column_can_hold_leaves_the_points_before_it() -> None:
+    batch = MetricBatch("run", 0, 1)
+    batch.append(1, 0, 0, {"loss": 1.0})
+    before = pack_metrics(batch)
+    with pytest.raises(OverflowError):
+        batch.extend(["loss"], [(1, 2**63), (1, 2), (0.5, 0.25)])
+    assert pack_metrics(batch) == before
+
+
 @given(CALLS, st.integers(1, 2**40), st.integers(0, 2**20))
 def test_every_point_comes_back_in_order_bit_for_bit(
     calls: list[tuple[int, int, dict[str, float]]], first: int, rank: int
