@@ -140,6 +140,8 @@ class Recorder:
             try:
                 if frame_type == FrameType.METRICS:  # touches the open batch only
                     self._take_metrics(streams, payload)
+                elif frame_type == FrameType.KEYS:  # no record: the batch goes on
+                    self._take_keys(ring, payload)
                 else:
                     self._close_batches(streams)  # before the savepoint: what fails in it must not take them along
                     with self._ledger.savepoint():
@@ -212,8 +214,6 @@ class Recorder:
             self._append(streams[frame.index], frame)
         elif isinstance(frame, StreamFrame):
             streams[frame.index] = self._open_stream(ring, frame)
-        elif isinstance(frame, KeysFrame):
-            self._take_keys(ring, frame)
         elif isinstance(frame, EntityFrame):
             self._take_entity(streams[frame.index], frame)
         elif isinstance(frame, FinishFrame):
@@ -264,7 +264,9 @@ class Recorder:
             known = self._keys[ring] = self._ledger.key_sets(ring)
         return known
 
-    def _take_keys(self, ring: bytes, frame: KeysFrame) -> None:
+    def _take_keys(self, ring: bytes, payload: bytes) -> None:
+        frame = unpack(FrameType.KEYS, payload)
+        assert isinstance(frame, KeysFrame)
         if not frame.keys or len(set(frame.keys)) != len(frame.keys) or len(frame.keys) > MAX_KEYS_OF_SET:
             raise ValueError("a key set that is none")
         self._ledger.add_key_set(ring, frame.number, frame.keys)

@@ -120,6 +120,17 @@ def test_names_that_are_none_are_refused(desk: Desk, keys: tuple[str, ...]) -> N
     assert desk.ledger.key_sets(client.ring) == {}
 
 
+def test_calls_before_and_after_their_names_are_said_once_stand_in_one_record(desk: Desk) -> None:
+    client = Client()
+    index, _ = client.run()
+    client.log(index, 0, loss=0.0)
+    declare(client, index, 0, "loss")
+    say(client, index, 0, 1, 1.0)
+    desk.take(client)
+    assert desk.rows("points", "kind = 'metrics'") == [(2,)]
+    assert [value for *_, value in recorded(desk)] == [0.0, 1.0]
+
+
 def test_names_go_with_their_ring(desk: Desk) -> None:
     client = Client()
     client.stream()
