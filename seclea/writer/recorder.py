@@ -119,7 +119,7 @@ class Recorder:
         streams = self._streams(ring, pid)
         taken = self._sequences[ring]
         series: list[bytes] = []  # log calls with the same names, one after the other
-        head = b""
+        head, size = b"", 0  # of those in it
         for frame_type, sequence, payload in frames:
             if sequence <= taken:
                 continue
@@ -129,14 +129,14 @@ class Recorder:
                 log.error("ring %s: frames %d to %d are missing", ring.hex(), taken + 1, sequence - 1)
             taken = sequence
             if frame_type == _POINTS:
-                if payload[: POINTS_HEAD.size] != head or len(payload) != len(series[0]):
+                if len(payload) != size or not payload.startswith(head):
                     self._take_series(ring, streams, series, taken - 1)
-                    head = payload[: POINTS_HEAD.size]
+                    head, size = payload[: POINTS_HEAD.size], len(payload)
                 series.append(payload)
                 continue
             if series:
                 self._take_series(ring, streams, series, taken - 1)
-                head = b""
+                size = 0
             try:
                 if frame_type == FrameType.METRICS:  # touches the open batch only
                     self._take_metrics(streams, payload)
