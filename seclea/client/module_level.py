@@ -1,4 +1,8 @@
-"""``seclea.init``, ``seclea.log``, ``seclea.finish``: one current run, in the dialect of other trackers."""
+"""``seclea.init``, ``seclea.log``, ``seclea.finish``: one current run, in the dialect of other trackers.
+
+Which run is current: the one of `init`; else the one that this process started last and that is not over; else the one that
+it joins (see `joining`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from seclea.client.joining import inherited, is_importing_main, newest
 from seclea.client.seclea_ai import SecleaAI
 from seclea.client.training_run import TrainingRun
 from seclea.director import Progress, open_pipelines
@@ -36,6 +41,9 @@ def init(
         **client: further arguments of `SecleaAI` (platform_url, username, ...).
     """
     global _current, _client, _registered
+    if is_importing_main() and (joined := inherited()) is not None:
+        _current = joined  # the top level of the parent's script, run again in a spawned child
+        return joined
     if _current is not None:
         _current.finish()
     _client = SecleaAI(project, organization, **client)
@@ -52,9 +60,27 @@ def log(metrics: Mapping[str, Any], step: int | None = None) -> None:
     Raises:
         RunFinishedError: there is no current run.
     """
-    if _current is None:
+    (_current or _find()).log(metrics, step)
+
+
+def current_run() -> TrainingRun:
+    """The run that `log` logs to: of `init`, or the newest of this process, or the one that it joins as a child.
+
+    Raises:
+        RunFinishedError: there is none, or it is over.
+        ConfigurationError: ``SECLEA_RUN`` is set to something that cannot be read.
+    """
+    return _current if _current is not None and _current._ended is None else _find()
+
+
+def _find() -> TrainingRun:
+    global _current
+    found = newest()
+    if found is None and (found := inherited()) is not None and found._ended is None:
+        _current = found
+    if found is None or found._ended is not None:
         raise RunFinishedError("There is no current run.", "Call seclea.init(project) first.")
-    _current.log(metrics, step)
+    return found
 
 
 def finish(timeout: float = 60.0, status: str = RunStatus.FINISHED) -> Progress:
@@ -64,9 +90,7 @@ def finish(timeout: float = 60.0, status: str = RunStatus.FINISHED) -> Progress:
         What is done and what is left, and why.
     """
     global _current
-    if _current is None:
-        raise RunFinishedError("There is no current run.", "Call seclea.init(project) first.")
-    run, _current = _current, None
+    run, _current = _current or _find(), None
     return run.finish(status, timeout=timeout)
 
 

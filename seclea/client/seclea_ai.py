@@ -6,10 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from seclea.client.joining import inherited, is_importing_main, publish, shared_uuid
 from seclea.client.lineage.known import known_datasets
 from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
 from seclea.client.run_plan import RunPlan, plan_run
@@ -98,6 +100,10 @@ class SecleaAI:
             _say_once(choice.reason)
         username = username or os.environ.get("SECLEA_USERNAME")
         password = password or os.environ.get("SECLEA_PASSWORD")
+        if is_importing_main():
+            self._pipeline: Pipeline | None = None  # a spawned child that only passes through its parent's script
+            forget_after_fork(self)
+            return
         if not self.destination.is_local:
             self._check_login(username, password)
         elif username or password:
@@ -105,7 +111,7 @@ class SecleaAI:
                 "A user name and password make no sense with the home's own portal.",
                 "Pass platform_url, or leave them out.",
             )
-        self._pipeline: Pipeline | None = pipeline_of(self.home, resolved.limits)
+        self._pipeline = pipeline_of(self.home, resolved.limits)
         self._pipeline.stream(self._speaker)
         forget_after_fork(self)
 
@@ -232,7 +238,10 @@ class SecleaAI:
         model: Any = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> TrainingRun:
-        """Start a run to log to.
+        """Start a run to log to. Children of this process, however they are started, join it (`seclea.log`).
+
+        All ranks of one `torchrun` that call this get one run; rank 0 ends it. In a spawned child that imports its parent's
+        main module this is the parent's run.
 
         Args:
             name: "Training Run N" by default.
@@ -244,8 +253,17 @@ class SecleaAI:
         Raises:
             UnknownDatasetError: a table that is no dataset of the project.
         """
+        if is_importing_main() and (joined := inherited()) is not None:
+            return joined
         plan = self._plan_run(name, params, named_datasets(datasets), model, metadata)
-        return self._open_run(plan)
+        shared = shared_uuid(self.destination, self.project)
+        if shared is not None:
+            uuid, is_first = shared
+            run = self._open_run(replace(plan, run=replace(plan.run, uuid=uuid)), owner=os.getpid() if is_first else 0)
+        else:
+            run = self._open_run(plan)
+        publish(run)
+        return run
 
     def upload_training_run(
         self,
@@ -361,13 +379,13 @@ class SecleaAI:
             _say_once(f"{differ}. The run is recorded with that remark.")
         return plan
 
-    def _open_run(self, plan: RunPlan) -> TrainingRun:
+    def _open_run(self, plan: RunPlan, owner: int | None = None) -> TrainingRun:
         line, run_uuid = self._line, plan.run.uuid
         if plan.model is not None:
             line.store_entity(self._speaker, plan.model)
         line.stream(self._speaker, run_uuid, launcher_rank())
         line.store_entity(self._speaker, plan.run, run=run_uuid)
-        run = TrainingRun(self.home, self._speaker, run_uuid, plan.run.name)
+        run = TrainingRun(self.home, self._speaker, run_uuid, plan.run.name, owner=owner)
         self._runs = [*(one for one in self._runs if one._ended is None), run]
         return run
 

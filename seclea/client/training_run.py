@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from struct import error as struct_error
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from seclea.client.joining import withdraw
 from seclea.client.validation import check_metrics, check_params, check_step, plain_types
 from seclea.director import Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import ModelState, RunStatus
@@ -44,10 +47,10 @@ class TrainingRun:
     stream of its own, with its rank (environment ``RANK``) on each record. Only the process that started it ends it.
     """
 
-    def __init__(self, home: Home, speaker: Speaker, uuid: str, name: str) -> None:
+    def __init__(self, home: Home, speaker: Speaker, uuid: str, name: str, *, owner: int | None = None) -> None:
         self._home = home
         self._speaker = speaker
-        self._owner = os.getpid()
+        self._owner = os.getpid() if owner is None else owner
         self.uuid = uuid
         self.name = name
         self._step = -1
@@ -56,7 +59,9 @@ class TrainingRun:
         self._has_final = False  # as far as this process knows
         self._templates: dict[tuple[str, ...], _Template] = {}  # empty while `log` has to look at more than numbers
         self._seen: set[tuple[str, ...]] = set()
-        self._bind()
+        self._bound = False  # a process that is given a run and never logs opens nothing
+        if owner is None:
+            self._bind()
         forget_after_fork(self)
 
     def _bind(self) -> None:
@@ -124,7 +129,7 @@ class TrainingRun:
         if not self._bound:
             self._bind()
         found = check_metrics(metrics)
-        step = self._step + 1 if step is None else check_step(step)
+        step = check_step(self._step + 1 if step is None else step)
         keys = tuple(found)
         template = self._templates.get(keys) or self._template(keys)
         now = _time_ns()
@@ -244,6 +249,7 @@ class TrainingRun:
     def _end(self, how: str) -> None:
         self._ended = how
         self._templates.clear()
+        withdraw(self)
 
     def _ended_error(self) -> RunFinishedError:
         what = "its client was terminated" if self._terminated else f"it is {self._ended}"
@@ -256,15 +262,18 @@ class TrainingRun:
 def _rebuild(home: str, speaker: Speaker, uuid: str, name: str, owner: int, ended: str | None) -> TrainingRun:
     from seclea.contract import Home
 
-    run = TrainingRun(Home(home), speaker, uuid, name)
-    run._owner = owner
+    run = TrainingRun(Home(home), speaker, uuid, name, owner=owner)
     if ended is not None:
         run._end(ended)
     return run
 
 
 def launcher_rank() -> int:
-    """The process's rank as launchers (torchrun, mpirun with a wrapper, Slurm) say it; 0 without."""
+    """The process's rank as torch.distributed or a launcher (torchrun, Slurm) says it; 0 without. Imports nothing."""
+    distributed = sys.modules.get("torch.distributed")
+    with contextlib.suppress(Exception):  # built without it, or torn down
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            return int(distributed.get_rank())
     for name in ("RANK", "SLURM_PROCID"):
         value = os.environ.get(name, "")
         if value.isdigit():
