@@ -8,6 +8,7 @@ from benchmarks.figures import Goal, figure, goals_table, median_of, number, quo
 RESULTS = {
     "ours": {"rounds": [{"tight": {"p50": 2.0}}, {"tight": {"p50": 20.0}}, {"tight": {"p50": 3.0}}]},
     "theirs": {"rounds": [{"tight": {"p50": 10.0}}, {"tight": {"p50": 100.0}}, {"tight": {"p50": 10.0}}]},
+    "zero": {"rounds": [{"tight": {"p50": 0.0}}]},
     "failed": {"rounds": [], "error": "ended with 1"},
 }
 
@@ -26,6 +27,7 @@ def test_what_was_not_measured_is_none_and_never_zero(name: str) -> None:
     assert figure(RESULTS, name, "tight", "p50") is None
     assert figure(RESULTS, "ours", "paced", "p50") is None
     assert ratio(RESULTS, "ours", name, "tight", "p50") is None
+    assert ratio(RESULTS, "ours", "zero", "tight", "p50") is None
     assert quotient(1.0, None) is None and quotient(1.0, 0.0) is None and quotient(1.0, -2.0) is None
 
 
