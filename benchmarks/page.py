@@ -119,7 +119,11 @@ def plots(found: Mapping[str, Any]) -> dict[str, Any]:
                 "title": "log call paced at 1 ms, p50 µs",
                 "bars": bars("log_call", "paced", "p50", names=log_call.NAMES[1:]),
             },
-            {"title": "durable records per second", "bars": bars("durable", "durable_per_second", within="speed")},
+            {
+                "title": "durable records per second",
+                "bars": bars("durable", "durable_per_second", within="speed"),
+                "more_is_better": True,
+            },
             {"title": "CPU s per 100,000 records", "bars": bars("durable", "cpu_per_100k", within="speed")},
             {
                 "title": "resident MB by records logged",
