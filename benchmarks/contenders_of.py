@@ -59,8 +59,8 @@ LOGGERS = {
     "tensorboardX": Entrant("tensorboardX", TENSORBOARD, "queue and thread; buffered file, no fsync", 30_000),
     "swanlab": Entrant("SwanLab offline", SWANLAB, "thread with a queue; file without fsync", 30_000, True),
     "wandb": Entrant("wandb offline", WANDB, "sent to wandb-core, which buffers; no fsync", 15_000, True),
-    "mlflow async": Entrant("MLflow async, sqlite", MLFLOW, "queue in memory: a kill loses it", 500),
-    "mlflow sync": Entrant("MLflow sync, sqlite", MLFLOW, "nothing is lost: each call is a transaction", 500),
+    "mlflow async": Entrant("MLflow async, sqlite", MLFLOW, "queue in memory: a kill loses it", 250),
+    "mlflow sync": Entrant("MLflow sync, sqlite", MLFLOW, "nothing is lost: each call is a transaction", 250),
 }  # fmt: skip
 
 
@@ -81,8 +81,9 @@ QUEUES = {
 }  # fmt: skip
 
 
-def logging_contender(name: str, part: str, options: dict[str, Any], timeout_seconds: float = 180.0) -> Contender:
+def logging_contender(
+    name: str, part: str, options: dict[str, Any], timeout_seconds: float = 180.0, rounds: int | None = None
+) -> Contender:
     """A logger that runs one part of `logging_child`."""
-    return Contender(
-        name, LOGGERS[name].environment, "logging_child.py", [name, part, json.dumps(options)], timeout_seconds
-    )
+    arguments = [name, part, json.dumps(options)]
+    return Contender(name, LOGGERS[name].environment, "logging_child.py", arguments, timeout_seconds, rounds)

@@ -36,7 +36,8 @@ def measure(quick: bool, rounds: int) -> dict[str, Any]:
             {"idle": 20.0, "loop": 10.0, "busy": 20.0} if name == "seclea" else {"idle": 10.0, "loop": 5.0, "busy": 8.0}
         )
         options = {"idle": 2.0, "loop": 1.0, "busy": 1.0} if quick else full
-        steady.append(logging_contender(name, "steady", {**options, "rate": 1000, "calm": 4.0}))
+        options |= {"rate": 1000, "calm": 4.0}
+        steady.append(logging_contender(name, "steady", options, rounds=None if name == "seclea" else 1))
     return {
         "speed": contest("durable", speed, rounds),
         "four": contest("four producers", [logging_contender("seclea", "producers", four)], rounds),

@@ -23,7 +23,7 @@ NAMES = tuple(LOGGERS)
 def measure(quick: bool, rounds: int) -> dict[str, Any]:
     """Figures per contender."""
     options = {"calls": 1000, "seconds": 0.3} if quick else {"calls": 10_000, "seconds": 0.6}
-    few = {"calls": 200, "seconds": 0.3}  # of those whose calls take milliseconds, or whose flush takes half a minute
+    few = {"calls": 100, "seconds": 0.3}  # of those whose calls take milliseconds, or whose flush takes half a minute
     contenders = [logging_contender(name, "calls", few if name.startswith("mlflow") else options) for name in NAMES]
     return contest("log_call", contenders, rounds)
 

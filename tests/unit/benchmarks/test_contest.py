@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import contest as module
+from benchmarks.contenders_of import LOGGERS, QUEUES
 from benchmarks.contest import Contender, contest
 from benchmarks.environments import OWN, Environment, folder
 
@@ -54,3 +58,11 @@ def test_nothing_of_a_contender_is_left_and_it_sees_no_home_of_the_user(
     seen = module.run(Contender("environment", OWN, script(tmp_path, "environment", code), []))
     assert "SECLEA_PROJECT" not in seen
     assert seen["SECLEA_HOME"].startswith(seen["HOME"]) and not Path(seen["HOME"]).exists()
+
+
+def test_every_contender_of_the_tables_has_a_part_that_runs_it() -> None:
+    code = "import json, loggers, queues; print(json.dumps([[*loggers.CONTENDERS], [*queues.CONTENDERS]]))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=module.CONTENDERS, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert [sorted(names) for names in json.loads(ran.stdout)] == [sorted(LOGGERS), sorted(QUEUES)]
