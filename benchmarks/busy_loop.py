@@ -4,7 +4,8 @@
 
 A step is a matrix-vector product in numpy (one thread) that brings about 1 KiB per row of a 64 MiB matrix through the caches,
 calibrated once for all contenders to 0.2 and 2 ms. Blocks of steps that log one scalar each take turns with blocks that do
-not, in the same process: the difference of their means per step is what the logger costs, the work of its threads included.
+not, in the same process: the difference of their means per step is what the logger costs, the work of its threads included;
+the difference of their medians is beside it, as it is less noisy, but blind to stalls of a few steps.
 The first part of each block is not counted, so that what was put off is done. Work put off for longer than that (Trackio's
 thread) counts on both sides, in that peer's favour.
 """
@@ -75,7 +76,15 @@ def page(results: dict[str, Any]) -> str:
         for step in STEPS:
             slower, base = figure(results, name, step, "slower"), figure(results, name, step, "step")
             row += [figure(results, name, step, "call", share) for share in ("p50", "p99", "p99.9")]
-            row += [slower, f"{100 * slower / base:.2f} %" if slower is not None and base else None]
+            row += [
+                slower,
+                figure(results, name, step, "slower_p50"),
+                f"{100 * slower / base:.2f} %" if slower is not None and base else None,
+            ]
         rows.append(row)
-    head = [f"{step}: {what}" for step in STEPS for what in ("p50 µs", "p99", "p99.9", "step longer by µs", "of it")]
+    head = [
+        f"{step}: {what}"
+        for step in STEPS
+        for what in ("p50 µs", "p99", "p99.9", "mean step longer by µs", "median step by µs", "mean, share")
+    ]
     return table(["", *head], rows)

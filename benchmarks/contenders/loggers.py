@@ -245,6 +245,9 @@ class Seclea(Contender):
         done = self.client.flush(300)
         if not done.done:
             raise RuntimeError(f"flush: {done.reasons}")
+        left_out = self.client.status()["left_out"]
+        if left_out:
+            raise RuntimeError(f"left out: {left_out}")
 
     def finish(self) -> None:
         self.run.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -168,33 +169,45 @@ def rows_for(seconds: float) -> int:
     return rows
 
 
-def steps_in(work: Work, log: LogCall, steps: Steps, seconds: float, keep: list[int] | None) -> float:
-    """Work and log for ``seconds``; appends the ns of each call to ``keep``. Returns µs per step, the log call included."""
+def steps_in(work: Work, log: LogCall, steps: Steps, seconds: float, keep: list[int]) -> tuple[float, float]:
+    """Work and log for ``seconds``; appends the ns of each call to ``keep``.
+
+    Returns:
+        µs per step, its log call included: mean, median.
+    """
     clock, step_of = time.perf_counter_ns, work.step
-    began = clock()
-    end, count, spare = began + int(seconds * 1e9), 0, [] if keep is None else keep
-    while (after := clock()) < end:
+    whole: list[int] = []
+    began = before_step = clock()
+    end = began + int(seconds * 1e9)
+    while not whole or before_step < end:
         step_of()
         step, metrics = steps(1)
         before = clock()
         log(step, metrics)
         after = clock()
-        spare.append(after - before)
-        count += 1
-    return (after - began) / count / 1000
+        keep.append(after - before)
+        whole.append(after - before_step)
+        before_step = after
+    return (before_step - began) / len(whole) / 1000, sorted(whole)[len(whole) // 2] / 1000
 
 
 def busy_loop(log: LogCall, steps: Steps, rows: int, pairs: int, settle: float, seconds: float) -> dict[str, Any]:
     """What a training loop feels: blocks of steps that log, beside blocks of the same steps that do not.
 
     Each block begins with ``settle`` seconds that are not counted, in which what an asynchronous logger put off is done.
+
+    Returns:
+        ``call``: of the log calls. ``step``: µs without. ``slower``: by how much the mean step is longer, the median of the
+        pairs. ``slower_p50``: the same of the median step, which stalls of a few steps do not move, nor a noisy machine.
     """
-    work, taken, plain, slower = Work(rows), list[int](), list[float](), list[float]()
+    work, taken, plain, slower, slower_p50 = Work(rows), list[int](), list[float](), list[float](), list[float]()
     for _ in range(pairs):
-        steps_in(work, nothing, steps, settle, None)
-        without = steps_in(work, nothing, steps, seconds, None)
-        steps_in(work, log, steps, settle, None)
-        slower.append(steps_in(work, log, steps, seconds, taken) - without)
-        plain.append(without)
-    middle = pairs // 2
-    return {"call": percentiles(taken), "step": sorted(plain)[middle], "slower": sorted(slower)[middle]}
+        steps_in(work, nothing, steps, settle, [])
+        mean, median = steps_in(work, nothing, steps, seconds, [])
+        steps_in(work, log, steps, settle, [])
+        mean_with, median_with = steps_in(work, log, steps, seconds, taken)
+        plain.append(mean)
+        slower.append(mean_with - mean)
+        slower_p50.append(median_with - median)
+    figures = {"step": plain, "slower": slower, "slower_p50": slower_p50}
+    return {"call": percentiles(taken), **{name: statistics.median(found) for name, found in figures.items()}}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.contenders.measuring import Steps, in_a_row, nothing, on_schedule, percentiles
+from benchmarks.contenders.measuring import Steps, busy_loop, in_a_row, nothing, on_schedule, percentiles
 from benchmarks.figures import Goal, figure, goals_table, median_of, number, quotient, ratio, table
 
 RESULTS = {
@@ -69,6 +69,17 @@ def test_every_call_has_a_step_and_values_of_its_own_under_the_same_names() -> N
     assert [step for step, _ in seen] == [0, 1, 2]
     assert len({tuple(metrics) for _, metrics in seen}) == 1 and len(seen[0][1]) == 10
     assert len({tuple(metrics.values()) for _, metrics in seen}) == 3
+
+
+def test_the_first_part_of_a_block_of_steps_logs_and_is_not_counted() -> None:
+    calls: list[int] = []
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        calls.append(step)
+
+    found = busy_loop(log, Steps(), rows=16, pairs=3, settle=0.0, seconds=0.002)
+    assert 3 <= found["call"]["calls"] <= len(calls) - 3
+    assert found["step"] > 0 and set(found) == {"call", "step", "slower", "slower_p50"}
 
 
 def test_a_schedule_says_how_much_of_it_was_kept() -> None:
