@@ -30,6 +30,9 @@ class Turn:
         return True
 
     def leave(self) -> None:
+        """Give the turn to the next; nothing happens where it is not ours."""
+        if self._descriptor < 0:
+            return
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
