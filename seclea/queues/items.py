@@ -78,39 +78,52 @@ def pack(item: Any, allow_pickle: bool) -> tuple[int, bytes, Buffers]:
 
 
 def _pickled(item: Any, buffer_callback: Callable[[pickle.PickleBuffer], None]) -> bytes:
-    if "torch" not in sys.modules:
+    if "numpy" not in sys.modules and "torch" not in sys.modules:
         return pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)
     stream = io.BytesIO()
-    _TensorPickler(stream, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback).dump(item)
+    _ArrayPickler(stream, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback).dump(item)
     return stream.getvalue()
 
 
-class _TensorPickler(pickle.Pickler):
-    """Takes the bytes of plain CPU tensors from where they lie. Whatever is special about a tensor is torch's to say:
-    subclasses, other devices and layouts, hooks, names, attributes."""
+class _ArrayPickler(pickle.Pickler):
+    """Pickles arrays and tensors so that they come out writable, and tensors without their bytes.
+
+    Neither library is imported: an object of theirs is here only when it has been.
+    """
 
     def reducer_override(self, item: Any) -> Any:
-        torch: Any = sys.modules["torch"]
-        kind = type(item)
-        try:
-            is_parameter = kind is torch.nn.Parameter
-            if not (is_parameter or kind is torch.Tensor):
-                return NotImplemented
-            if (
-                item.device.type != "cpu"
-                or item.layout is not torch.strided
-                or item.is_quantized
-                or item.has_names()
-                or item.__dict__
-                or item._backward_hooks
-            ):
-                return NotImplemented
-            plain = item.detach().resolve_conj().resolve_neg().contiguous()
-            content: Any = plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else b""
-        except (AttributeError, RuntimeError, TypeError):  # torch half imported, without numpy, or stranger still
-            return NotImplemented
-        arguments = (kind, pickle.PickleBuffer(content), item.dtype, tuple(item.shape), item.requires_grad)
-        return restore_tensor, arguments
+        torch: Any = sys.modules.get("torch")
+        if isinstance(item, getattr(torch, "Tensor", ())):
+            return _reduced_tensor(torch, item)
+        numpy: Any = sys.modules.get("numpy")
+        if isinstance(item, getattr(numpy, "ndarray", ())) and not item.flags.writeable:
+            return item.copy().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # else the pickle says that it is read-only
+        return NotImplemented
+
+
+def _reduced_tensor(torch: Any, tensor: Any) -> Any:
+    """How to pickle a plain CPU tensor, its bytes taken from where they lie.
+
+    Whatever is special about a tensor is torch's to say: subclasses, other devices and layouts, hooks, attributes.
+    """
+    kind = type(tensor)
+    if (
+        (kind is not torch.Tensor and kind is not torch.nn.Parameter)
+        or tensor.device.type != "cpu"
+        or tensor.layout is not torch.strided
+        or tensor.is_quantized
+        or any(getattr(tensor, "names", ()))  # gone in new versions
+        or tensor.__dict__
+        or tensor._backward_hooks
+    ):
+        return NotImplemented
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    try:
+        content: Any = plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else b""
+    except RuntimeError:  # numpy is not installed, or the tensor has no memory
+        return NotImplemented
+    arguments = (kind, pickle.PickleBuffer(content), tensor.dtype, tuple(tensor.shape), tensor.requires_grad)
+    return restore_tensor, arguments
 
 
 def restore_tensor(kind: Any, content: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool) -> Any:
@@ -175,6 +188,10 @@ class SideFiles:
         Raises:
             OSError: no room; nothing is left behind.
         """
+        size_bytes = len(payload) + sum(buffer.nbytes for buffer in buffers)
+        space = os.statvfs(self._directory)
+        if space.f_bavail * space.f_frsize < size_bytes:  # not even for a moment take the last of the memory
+            raise OSError(errno.ENOSPC, f"no room for {size_bytes} bytes", str(self._directory))
         name = f"{self._prefix}-{next(self._numbers)}{SUFFIX}"
         path = self._directory / name
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -195,7 +212,6 @@ class SideFiles:
             raise
         finally:
             os.close(descriptor)
-        size_bytes = len(payload) + sum(buffer.nbytes for buffer in buffers)
         checked_bytes = min(len(payload), _CHECKED_BYTES)
         checksum = crc32(memoryview(payload)[:checked_bytes])
         return _FILE_TYPES[type], msgpack.packb([name, size_bytes, checksum, checked_bytes, len(payload)]), path
