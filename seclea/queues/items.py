@@ -194,27 +194,29 @@ class SideFiles:
             raise OSError(errno.ENOSPC, f"no room for {size_bytes} bytes", str(self._directory))
         name = f"{self._prefix}-{next(self._numbers)}{SUFFIX}"
         path = self._directory / name
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             # By `write`, not through a map: a full tmpfs is an error here, not a SIGBUS; and it is faster.
-            pieces = [memoryview(payload), *(buffer for buffer in buffers if buffer.nbytes)]
-            while pieces:
-                written = os.writev(descriptor, pieces[:_PIECES])
-                done = 0
-                while done < len(pieces) and written >= pieces[done].nbytes:
-                    written -= pieces[done].nbytes
-                    done += 1
-                del pieces[:done]
-                if written:
-                    pieces[0] = pieces[0].cast("B")[written:]
+            with open(path, "xb", buffering=0, opener=_open_private) as file:
+                pieces = [memoryview(payload), *(buffer for buffer in buffers if buffer.nbytes)]
+                while pieces:
+                    written = os.writev(file.fileno(), pieces[:_PIECES])
+                    done = 0
+                    while done < len(pieces) and written >= pieces[done].nbytes:
+                        written -= pieces[done].nbytes
+                        done += 1
+                    del pieces[:done]
+                    if written:
+                        pieces[0] = pieces[0].cast("B")[written:]
         except BaseException:
-            os.unlink(path)
+            path.unlink(missing_ok=True)
             raise
-        finally:
-            os.close(descriptor)
         checked_bytes = min(len(payload), _CHECKED_BYTES)
         checksum = crc32(memoryview(payload)[:checked_bytes])
         return _FILE_TYPES[type], msgpack.packb([name, size_bytes, checksum, checked_bytes, len(payload)]), path
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def read_side_file(directory: Path, type: int, payload: bytes) -> tuple[int, bytes, list[Any], Path]:

@@ -263,6 +263,7 @@ class Queue:
             capacity_bytes = self._capacity_bytes
             if full is not None:
                 capacity_bytes = max(full.capacity_bytes, min(2 * full.capacity_bytes, _LARGEST_RING_BYTES))
+            segment.sweep_unfinished(self.directory)  # of makers killed before they had a ring
             ordinal = self._ordinal = self._ordinal + 1
             ring_id = self._producer_id + ordinal.to_bytes(8, "big")
             fresh = Producer.create(self.directory, capacity_bytes=capacity_bytes, ring_id=ring_id)

@@ -122,7 +122,7 @@ class RingDirectory:
         A ring goes when it is empty and its producer has closed it or is dead. What is damaged in a dead producer's
         ring is put aside.
         """
-        retired = False
+        gone: set[str] = set()
         for ring in self._heads:
             name = ring.path.name
             if not ring.closed_by_producer:
@@ -140,11 +140,11 @@ class RingDirectory:
             del self._rings[name]
             self._ask_at.pop(name, None)
             ring.close(unlink=True)
-            self._sweep(name[: 2 * PRODUCER_ID_BYTES])
-            retired = True
-        if retired:
+            gone.add(name[: 2 * PRODUCER_ID_BYTES])
+        if gone:
             self._find_heads()
-        return retired
+            self._sweep(gone)
+        return bool(gone)
 
     def _put_aside(self, path: Path) -> None:
         self.damaged += 1
@@ -155,13 +155,16 @@ class RingDirectory:
         else:
             log.error("damaged ring, put aside: %s", path.with_suffix(".damaged"))
 
-    def _sweep(self, producer: str) -> None:
-        """Remove what a producer that is gone has left: half-made rings, files of objects got or never put."""
-        names = [name for name in os.listdir(self._directory) if name.startswith(producer)]
-        if any(name.endswith(SUFFIX) for name in names):
-            return
+    def _sweep(self, gone: set[str]) -> None:
+        """Remove what producers that are gone have left: half-made rings, files of objects got or never put.
+
+        Args:
+            gone: producers of which a ring was removed; some may have another one.
+        """
+        names = os.listdir(self._directory)
+        gone = gone - {name[: 2 * PRODUCER_ID_BYTES] for name in names if name.endswith(SUFFIX)}
         for name in names:
-            if name.endswith((items.SUFFIX, segment.UNFINISHED)):
+            if name[: 2 * PRODUCER_ID_BYTES] in gone and name.endswith((items.SUFFIX, segment.UNFINISHED)):
                 try:
                     os.unlink(self._directory / name)
                 except FileNotFoundError:
