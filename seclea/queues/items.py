@@ -194,6 +194,10 @@ class SideFiles:
             raise OSError(errno.ENOSPC, f"no room for {size_bytes} bytes", str(self._directory))
         name = f"{self._prefix}-{next(self._numbers)}{SUFFIX}"
         path = self._directory / name
+        checked_bytes = min(len(payload), _CHECKED_BYTES)
+        checksum = crc32(memoryview(payload)[:checked_bytes])
+        frame = msgpack.packb([name, size_bytes, checksum, checked_bytes, len(payload)])
+        result = _FILE_TYPES[type], frame, path  # before the file is there: an exception after it would leave the file
         try:
             # By `write`, not through a map: a full tmpfs is an error here, not a SIGBUS; and it is faster.
             with open(path, "xb", buffering=0, opener=_open_private) as file:
@@ -210,9 +214,7 @@ class SideFiles:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        checked_bytes = min(len(payload), _CHECKED_BYTES)
-        checksum = crc32(memoryview(payload)[:checked_bytes])
-        return _FILE_TYPES[type], msgpack.packb([name, size_bytes, checksum, checked_bytes, len(payload)]), path
+        return result
 
 
 def _open_private(path: str, flags: int) -> int:
