@@ -46,7 +46,18 @@ class ItemLost(SecleaError):
     """An object that was put cannot be read back: its file is missing or was changed."""
 
 
-def pack(item: Any, allow_pickle: bool) -> tuple[int, bytes, Buffers]:
+def pickled(item: Any, buffer_callback: Callable[[pickle.PickleBuffer], None]) -> bytes:
+    """The pickle of an object, its large buffers given to the callback."""
+    if "numpy" not in sys.modules and "torch" not in sys.modules:
+        return pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)
+    stream = io.BytesIO()
+    _ArrayPickler(stream, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback).dump(item)
+    return stream.getvalue()
+
+
+def pack(
+    item: Any, allow_pickle: bool, pickled: Callable[[Any, Callable[[pickle.PickleBuffer], None]], bytes] = pickled
+) -> tuple[int, bytes, Buffers]:
     """The frame type, the bytes of an object, and the buffers that follow them.
 
     msgpack takes only the exact types None, bool, int, float, str, bytes, list and dict (``strict_types``: a tuple or
@@ -70,19 +81,11 @@ def pack(item: Any, allow_pickle: bool) -> tuple[int, bytes, Buffers]:
             "Turn tuples into lists, and arrays into bytes with their dtype and shape.",
         )
     buffers: list[memoryview] = []
-    stream = _pickled(item, lambda buffer: buffers.append(buffer.raw()))
+    stream = pickled(item, lambda buffer: buffers.append(buffer.raw()))
     if not buffers:
         return PICKLED, stream, ()
     lengths = [buffer.nbytes for buffer in buffers]
     return BUFFERED, struct.pack(f"=QQ{len(lengths)}Q", len(stream), len(lengths), *lengths) + stream, buffers
-
-
-def _pickled(item: Any, buffer_callback: Callable[[pickle.PickleBuffer], None]) -> bytes:
-    if "numpy" not in sys.modules and "torch" not in sys.modules:
-        return pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)
-    stream = io.BytesIO()
-    _ArrayPickler(stream, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback).dump(item)
-    return stream.getvalue()
 
 
 class _ArrayPickler(pickle.Pickler):
@@ -96,7 +99,7 @@ class _ArrayPickler(pickle.Pickler):
         if isinstance(item, getattr(torch, "Tensor", ())):
             return _reduced_tensor(torch, item)
         numpy: Any = sys.modules.get("numpy")
-        if isinstance(item, getattr(numpy, "ndarray", ())) and not item.flags.writeable:
+        if numpy is not None and isinstance(item, numpy.ndarray) and not item.flags.writeable:
             return item.copy().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # else the pickle says that it is read-only
         return NotImplemented
 

@@ -59,6 +59,8 @@ class Queue:
         allow_pickle: False takes and gives plain data only (what msgpack knows), so reading it runs no code.
     """
 
+    pickled = staticmethod(items.pickled)  # what is not plain data; a subclass may do it otherwise
+
     def __init__(
         self,
         maxsize: int = 0,
@@ -186,7 +188,7 @@ class Queue:
         """
         if self._closed:
             raise QueueClosed("The queue is closed in this process.")
-        type, payload, buffers = items.pack(obj, self._allow_pickle)
+        type, payload, buffers = items.pack(obj, self._allow_pickle, self.pickled)
         if not self._maxsize:
             if self._write(type, payload, buffers):
                 return
