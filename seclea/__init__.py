@@ -6,7 +6,7 @@ Importing this loads none of the modules below; each public name is fetched when
 TYPE_CHECKING = False  # type checkers take it as true; the module `typing` would be most of what importing seclea costs
 
 if TYPE_CHECKING:
-    from seclea.client.module_level import finish, init, log
+    from seclea.client.module_level import current_run, finish, init, log
     from seclea.client.seclea_ai import SecleaAI
     from seclea.client.training_run import TrainingRun
     from seclea.director import Progress
@@ -52,6 +52,7 @@ __all__ = [
     "init",
     "log",
     "finish",
+    "current_run",
     "SecleaError",
     "UsageError",
     "ConfigurationError",
@@ -91,6 +92,7 @@ _HOMES = {
     "init": "seclea.client.module_level",
     "log": "seclea.client.module_level",
     "finish": "seclea.client.module_level",
+    "current_run": "seclea.client.module_level",
 }
 
 if not TYPE_CHECKING:  # or a misspelt name would pass for `object`

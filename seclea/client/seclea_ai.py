@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from seclea.client import joining
 from seclea.client.lineage.known import known_datasets
 from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
 from seclea.client.run_plan import RunPlan, plan_run
@@ -94,6 +96,10 @@ class SecleaAI:
         self._terminated = False
         self._owner = os.getpid()
         self._known = known_datasets(self.home, self.destination, self.project, self._quick_api)
+        self._pipeline: Pipeline | None = None
+        forget_after_fork(self)
+        if joining.repeats():
+            return  # the parent has said, asked and opened all this; here it is opened when something is recorded
         if choice.reason:
             _say_once(choice.reason)
         username = username or os.environ.get("SECLEA_USERNAME")
@@ -105,9 +111,8 @@ class SecleaAI:
                 "A user name and password make no sense with the home's own portal.",
                 "Pass platform_url, or leave them out.",
             )
-        self._pipeline: Pipeline | None = pipeline_of(self.home, resolved.limits)
+        self._pipeline = pipeline_of(self.home, resolved.limits)
         self._pipeline.stream(self._speaker)
-        forget_after_fork(self)
 
     # -- set-up --------------------------------------------------------------------------------------------------
 
@@ -232,7 +237,10 @@ class SecleaAI:
         model: Any = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> TrainingRun:
-        """Start a run to log to.
+        """Start a run to log to, and for the processes that are started from here on to join (`seclea.log`).
+
+        The ranks of torchrun, which all do so, have one run together. While multiprocessing imports the script again in a
+        child, this is the parent's run.
 
         Args:
             name: "Training Run N" by default.
@@ -244,8 +252,15 @@ class SecleaAI:
         Raises:
             UnknownDatasetError: a table that is no dataset of the project.
         """
+        if joining.repeats():
+            return joining.repeated_run()
         plan = self._plan_run(name, params, named_datasets(datasets), model, metadata)
-        return self._open_run(plan)
+        shared = joining.shared_uuid(self.destination, self.project)
+        if shared is not None:
+            plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, uuid=shared))
+        run = self._open_run(plan, None if shared is None or joining.is_first_rank() else 0)
+        joining.publish(run)
+        return run
 
     def upload_training_run(
         self,
@@ -316,6 +331,8 @@ class SecleaAI:
     ) -> TrainingRun:
         from seclea.client.snapshot.models import snapshot_model
 
+        if joining.repeats():
+            return joining.repeated_run()  # the parent has recorded it
         plan = self._plan_run(name, params, used, model, metadata)
         results = check_metrics(metrics) if metrics else None
         if results and len(results) > MAX_RESULTS:
@@ -361,13 +378,13 @@ class SecleaAI:
             _say_once(f"{differ}. The run is recorded with that remark.")
         return plan
 
-    def _open_run(self, plan: RunPlan) -> TrainingRun:
+    def _open_run(self, plan: RunPlan, owner: int | None = None) -> TrainingRun:
         line, run_uuid = self._line, plan.run.uuid
         if plan.model is not None:
             line.store_entity(self._speaker, plan.model)
         line.stream(self._speaker, run_uuid, launcher_rank())
         line.store_entity(self._speaker, plan.run, run=run_uuid)
-        run = TrainingRun(self.home, self._speaker, run_uuid, plan.run.name)
+        run = TrainingRun(self.home, self._speaker, run_uuid, plan.run.name, owner)
         self._runs = [*(one for one in self._runs if one._ended is None), run]
         return run
 

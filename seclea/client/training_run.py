@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from struct import error as struct_error
@@ -41,13 +43,13 @@ class TrainingRun:
     """One training run, which any process of the job may log to. Made by `SecleaAI.start_training_run`.
 
     May be handed to threads, to forked children and (by pickle) to spawned ones: all speak for the same run, each in a
-    stream of its own, with its rank (environment ``RANK``) on each record. Only the process that started it ends it.
+    stream of its own, with its rank (`launcher_rank`) on each record. Only the process that started it ends it.
     """
 
-    def __init__(self, home: Home, speaker: Speaker, uuid: str, name: str) -> None:
+    def __init__(self, home: Home, speaker: Speaker, uuid: str, name: str, owner: int | None = None) -> None:
         self._home = home
         self._speaker = speaker
-        self._owner = os.getpid()
+        self._owner = os.getpid() if owner is None else owner  # 0: another process, whichever it is
         self.uuid = uuid
         self.name = name
         self._step = -1
@@ -56,7 +58,9 @@ class TrainingRun:
         self._has_final = False  # as far as this process knows
         self._templates: dict[tuple[str, ...], _Template] = {}  # empty while `log` has to look at more than numbers
         self._seen: set[tuple[str, ...]] = set()
-        self._bind()
+        self._bound = False
+        if owner is None:
+            self._bind()  # else at the first call: who joins a run may never log to it
         forget_after_fork(self)
 
     def _bind(self) -> None:
@@ -216,6 +220,8 @@ class TrainingRun:
     def finish(self, status: str = RunStatus.FINISHED, *, timeout: float | None = None) -> Progress:
         """End the run. Idempotent; in a process that did not start the run only this process's part of it ends.
 
+        What other processes still log to it is recorded all the same, with its time, which is after the run's end.
+
         Args:
             status: "finished", "failed" or "preempted".
             timeout: seconds to wait until everything is delivered; None does not wait.
@@ -224,10 +230,12 @@ class TrainingRun:
         """
         if status not in (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.PREEMPTED):
             raise UsageError(f"A run cannot end as {status!r}.", 'Use "finished", "failed" or "preempted".')
-        if self._ended is None:
-            if not self._bound:
-                self._bind()
+        from seclea.client import joining
+
+        if self._ended is None and not joining.repeats():
             if os.getpid() == self._owner:
+                if not self._bound:
+                    self._bind()
                 payload = FinishFrame(self._index, status, _time_ns()).pack()
                 self._pipeline.put(FrameType.FINISH, payload, self._index)
             self._end(str(status))
@@ -242,8 +250,11 @@ class TrainingRun:
         self._terminated = True
 
     def _end(self, how: str) -> None:
+        from seclea.client import joining  # which knows this module
+
         self._ended = how
         self._templates.clear()
+        joining.withdraw(self)
 
     def _ended_error(self) -> RunFinishedError:
         what = "its client was terminated" if self._terminated else f"it is {self._ended}"
@@ -256,15 +267,18 @@ class TrainingRun:
 def _rebuild(home: str, speaker: Speaker, uuid: str, name: str, owner: int, ended: str | None) -> TrainingRun:
     from seclea.contract import Home
 
-    run = TrainingRun(Home(home), speaker, uuid, name)
-    run._owner = owner
-    if ended is not None:
-        run._end(ended)
+    run = TrainingRun(Home(home), speaker, uuid, name, owner)
+    run._ended = ended
     return run
 
 
 def launcher_rank() -> int:
-    """The process's rank as launchers (torchrun, mpirun with a wrapper, Slurm) say it; 0 without."""
+    """The process's rank as torch.distributed has it, or launchers (torchrun, mpirun with a wrapper, Slurm); 0 without."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None:
+        with contextlib.suppress(AttributeError, RuntimeError, ValueError):  # half imported, or built without it
+            if distributed.is_available() and distributed.is_initialized():
+                return int(distributed.get_rank())
     for name in ("RANK", "SLURM_PROCID"):
         value = os.environ.get(name, "")
         if value.isdigit():
