@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,12 @@ class ItemLost(SecleaError):
     """An object that was put cannot be read back: its file is missing or was changed."""
 
 
-def pack(item: Any, allow_pickle: bool) -> tuple[int, bytes]:
+def pickled(item: Any, buffer_callback: Callable[[pickle.PickleBuffer], None] | None = None) -> bytes:
+    """The pickle of an object."""
+    return pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)
+
+
+def pack(item: Any, allow_pickle: bool, pickled: Callable[..., bytes] = pickled) -> tuple[int, bytes]:
     """The frame type (`PACKED` or `PICKLED`) and the bytes of an object.
 
     msgpack takes only the exact types None, bool, int, float, str, bytes, list and dict (``strict_types``: a tuple or
@@ -45,7 +50,7 @@ def pack(item: Any, allow_pickle: bool) -> tuple[int, bytes]:
             f"A queue without pickles takes only plain data, not {type(item).__name__} (or something in it).",
             "Turn tuples into lists.",
         )
-    return PICKLED, pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL)
+    return PICKLED, pickled(item)
 
 
 def unpack(type: int, payload: bytes, allow_pickle: bool) -> Any:

@@ -54,6 +54,8 @@ class Queue:
         allow_pickle: False takes and gives plain data only (what msgpack knows), so reading it runs no code.
     """
 
+    pickled = staticmethod(items.pickled)  # what is not plain data; a subclass may do it otherwise
+
     def __init__(
         self,
         maxsize: int = 0,
@@ -150,7 +152,7 @@ class Queue:
         """
         if self._closed:
             raise QueueClosed("The queue is closed in this process.")
-        type, payload = items.pack(obj, self._allow_pickle)
+        type, payload = items.pack(obj, self._allow_pickle, self.pickled)
         if not self._maxsize:
             done = self._write(type, payload) or (block and wait_until(lambda: self._write(type, payload), timeout))
         else:

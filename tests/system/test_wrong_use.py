@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-import seclea
 from seclea import DatasetTransformation, SecleaAI, TrainingRun
 from seclea.errors import (
     ConfigurationError,
