@@ -109,10 +109,7 @@ class _Submodules(MetaPathFinder, Loader):
     """``import seclea.multiprocessing.pool`` is the original's module, under one more name."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
-        if package != __name__ or name.startswith("_"):
-            return None
-        return ModuleSpec(fullname, self)
+        return ModuleSpec(fullname, self) if fullname.rpartition(".")[0] == __name__ else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _original_submodule(spec.name.rpartition(".")[2])
