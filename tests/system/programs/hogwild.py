@@ -26,7 +26,6 @@ def train(rank, shared, results, done):
 
 
 def main():
-    mp.set_start_method("spawn")
     seclea.init("Programs", "hogwild")
     shared = model()
     before = shared.weight.detach().clone()
