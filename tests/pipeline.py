@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import pytest
 
 from seclea.api.tokens import Token, TokenStore
+from seclea.client import joining
 from seclea.contract import Home
 from seclea.director import pipeline as director
 from seclea.errors import PipelineError
@@ -273,7 +274,9 @@ class PipelineHome:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def close_clients_of_this_process(self) -> None:
-        """As if the test's own process had ended: its rings into this home are closed."""
+        """As if the test's own process had ended: its rings into this home are closed, its runs are no more published."""
+        while (run := joining._own()) is not None and run._home.path == self.home.path:
+            joining.withdraw(run)
         for pipeline in list(director.open_pipelines()):
             if pipeline.home.path == self.home.path:
                 pipeline.close()

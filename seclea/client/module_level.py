@@ -1,8 +1,4 @@
-"""``seclea.init``, ``seclea.log``, ``seclea.finish``: one current run, in the dialect of other trackers.
-
-Which run is current: the one of `init`; else the one that this process started last and that is not over; else the one that
-it joins (see `joining`).
-"""
+"""``seclea.init``, ``seclea.log``, ``seclea.finish``: one current run, in the dialect of other trackers."""
 
 from __future__ import annotations
 
@@ -13,16 +9,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from seclea.client.joining import inherited, is_importing_main, newest
+from seclea.client import joining
 from seclea.client.seclea_ai import SecleaAI
 from seclea.client.training_run import TrainingRun
 from seclea.director import Progress, open_pipelines
 from seclea.entities import RunStatus
 from seclea.errors import RunFinishedError
+from seclea.queues.temporary import call_at_exit
 
-_current: TrainingRun | None = None
-_client: SecleaAI | None = None
-_registered = False
+_current: TrainingRun | None = None  # that `init` started here (or in the process that forked this one)
+_registered = 0  # the process that calls `_at_exit`
 
 
 def init(
@@ -32,7 +28,9 @@ def init(
     params: Mapping[str, Any] | None = None,
     **client: Any,
 ) -> TrainingRun:
-    """Start a run and make it the current one; a current run before it is finished.
+    """Start a run and make it the current one; a run of `init` before it is finished.
+
+    The ranks of torchrun have one run together; a script that multiprocessing imports again in a child joins its parent's.
 
     Args:
         project, organization: as `SecleaAI`; without settings, the home's own portal and organization "local".
@@ -40,66 +38,68 @@ def init(
         params: hyperparameters.
         **client: further arguments of `SecleaAI` (platform_url, username, ...).
     """
-    global _current, _client, _registered
-    if is_importing_main() and (joined := inherited()) is not None:
-        _current = joined  # the top level of the parent's script, run again in a spawned child
-        return joined
+    global _current, _registered
+    if joining.repeats():
+        return joining.repeated_run()
     if _current is not None:
         _current.finish()
-    _client = SecleaAI(project, organization, **client)
-    _current = _client.start_training_run(name, params=params)
-    if not _registered:
-        _registered = True
-        atexit.register(_at_exit, os.getpid())
+    _current = SecleaAI(project, organization, **client).start_training_run(name, params=params)
+    joining.publish(_current, of_init=True)
+    if _registered != os.getpid():
+        _registered = os.getpid()
+        atexit.register(_at_exit)
+        call_at_exit(_at_exit)
     return _current
 
 
+def current_run() -> TrainingRun | None:
+    """The run that `log` logs to: that of `init`, else the one that `SecleaAI` started last here, else the parent's.
+
+    None when these are over, or this process has finished its part of them. A process has a parent's run when it was
+    started while that one went on, by whatever way: fork, spawn, forkserver, another script.
+    """
+    return joining.current()
+
+
 def log(metrics: Mapping[str, Any], step: int | None = None) -> None:
-    """`TrainingRun.log` of the current run.
+    """`TrainingRun.log` of the current run (`current_run`).
 
     Raises:
         RunFinishedError: there is no current run.
     """
-    (_current or _find()).log(metrics, step)
-
-
-def current_run() -> TrainingRun:
-    """The run that `log` logs to: of `init`, or the newest of this process, or the one that it joins as a child.
-
-    Raises:
-        RunFinishedError: there is none, or it is over.
-        ConfigurationError: ``SECLEA_RUN`` is set to something that cannot be read.
-    """
-    return _current if _current is not None and _current._ended is None else _find()
-
-
-def _find() -> TrainingRun:
-    global _current
-    found = newest()
-    if found is None and (found := inherited()) is not None and found._ended is None:
-        _current = found
-    if found is None or found._ended is not None:
-        raise RunFinishedError("There is no current run.", "Call seclea.init(project) first.")
-    return found
+    _current_run().log(metrics, step)
 
 
 def finish(timeout: float = 60.0, status: str = RunStatus.FINISHED) -> Progress:
     """End the current run and wait until everything is delivered, for at most ``timeout`` seconds.
 
+    In a process that joined its parent's run, only this process's part ends.
+
     Returns:
         What is done and what is left, and why.
     """
-    global _current
-    run, _current = _current or _find(), None
-    return run.finish(status, timeout=timeout)
+    return _current_run().finish(status, timeout=timeout)
 
 
-def _at_exit(owner: int) -> None:
-    """A script that ends without finish(): say how it ended, wait for nothing."""
-    if _current is not None and os.getpid() == owner:
-        # Python sets last_type for the exception that ended the script, also when a file is run.
-        failed = getattr(sys, "last_type", None) is not None
-        with contextlib.suppress(Exception):
-            for pipeline in open_pipelines():
-                pipeline.hurry()  # the exit of a job is not ours to delay
-            _current.finish(RunStatus.FAILED if failed else RunStatus.FINISHED)
+def _current_run() -> TrainingRun:
+    run = joining.current()
+    if run is None:
+        raise RunFinishedError(
+            "There is no current run.",
+            "Call seclea.init(project) first; a process joins the run that its parent has started before it.",
+        )
+    return run
+
+
+def _at_exit() -> None:
+    """A process that ends without finish(): say how its run ended, wait for nothing."""
+    run = _current
+    if run is None or run._owner != os.getpid():
+        return
+    # Python sets last_value for the exception that ended a script; a child of multiprocessing is still raising its own.
+    error = getattr(sys, "last_value", None) or sys.exc_info()[1]
+    failed = error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
+    with contextlib.suppress(Exception):
+        for pipeline in open_pipelines():
+            pipeline.hurry()  # the exit of a job is not ours to delay
+        run.finish(RunStatus.FAILED if failed else RunStatus.FINISHED)

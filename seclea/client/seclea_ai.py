@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from seclea.client.joining import inherited, is_importing_main, publish, shared_uuid
+from seclea.client import joining
 from seclea.client.lineage.known import known_datasets
 from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
 from seclea.client.run_plan import RunPlan, plan_run
@@ -96,14 +96,14 @@ class SecleaAI:
         self._terminated = False
         self._owner = os.getpid()
         self._known = known_datasets(self.home, self.destination, self.project, self._quick_api)
+        self._pipeline: Pipeline | None = None
+        forget_after_fork(self)
+        if joining.repeats():
+            return  # the parent has said, asked and opened all this; here it is opened when something is recorded
         if choice.reason:
             _say_once(choice.reason)
         username = username or os.environ.get("SECLEA_USERNAME")
         password = password or os.environ.get("SECLEA_PASSWORD")
-        if is_importing_main():
-            self._pipeline: Pipeline | None = None  # a spawned child that only passes through its parent's script
-            forget_after_fork(self)
-            return
         if not self.destination.is_local:
             self._check_login(username, password)
         elif username or password:
@@ -113,7 +113,6 @@ class SecleaAI:
             )
         self._pipeline = pipeline_of(self.home, resolved.limits)
         self._pipeline.stream(self._speaker)
-        forget_after_fork(self)
 
     # -- set-up --------------------------------------------------------------------------------------------------
 
@@ -238,10 +237,10 @@ class SecleaAI:
         model: Any = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> TrainingRun:
-        """Start a run to log to. Children of this process, however they are started, join it (`seclea.log`).
+        """Start a run to log to, and for the processes that are started from here on to join (`seclea.log`).
 
-        All ranks of one `torchrun` that call this get one run; rank 0 ends it. In a spawned child that imports its parent's
-        main module this is the parent's run.
+        The ranks of torchrun, which all do so, have one run together. While multiprocessing imports the script again in a
+        child, this is the parent's run.
 
         Args:
             name: "Training Run N" by default.
@@ -253,16 +252,14 @@ class SecleaAI:
         Raises:
             UnknownDatasetError: a table that is no dataset of the project.
         """
-        if is_importing_main() and (joined := inherited()) is not None:
-            return joined
+        if joining.repeats():
+            return joining.repeated_run()
         plan = self._plan_run(name, params, named_datasets(datasets), model, metadata)
-        shared = shared_uuid(self.destination, self.project)
+        shared = joining.shared_uuid(self.destination, self.project)
         if shared is not None:
-            uuid, is_first = shared
-            run = self._open_run(replace(plan, run=replace(plan.run, uuid=uuid)), owner=os.getpid() if is_first else 0)
-        else:
-            run = self._open_run(plan)
-        publish(run)
+            plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, uuid=shared))
+        run = self._open_run(plan, None if shared is None or joining.is_first_rank() else 0)
+        joining.publish(run)
         return run
 
     def upload_training_run(
@@ -334,6 +331,8 @@ class SecleaAI:
     ) -> TrainingRun:
         from seclea.client.snapshot.models import snapshot_model
 
+        if joining.repeats():
+            return joining.repeated_run()  # the parent has recorded it
         plan = self._plan_run(name, params, used, model, metadata)
         results = check_metrics(metrics) if metrics else None
         if results and len(results) > MAX_RESULTS:

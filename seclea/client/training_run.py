@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from seclea.client.joining import withdraw
 from seclea.client.validation import check_metrics, check_params, check_step, plain_types
 from seclea.director import Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import ModelState, RunStatus
@@ -44,7 +43,7 @@ class TrainingRun:
     """One training run, which any process of the job may log to. Made by `SecleaAI.start_training_run`.
 
     May be handed to threads, to forked children and (by pickle) to spawned ones: all speak for the same run, each in a
-    stream of its own, with its rank (environment ``RANK``) on each record. Only the process that started it ends it.
+    stream of its own, with its rank (`launcher_rank`) on each record. Only the process that started it ends it.
     """
 
     def __init__(self, home: Home, speaker: Speaker, uuid: str, name: str, *, owner: int | None = None) -> None:
@@ -221,6 +220,8 @@ class TrainingRun:
     def finish(self, status: str = RunStatus.FINISHED, *, timeout: float | None = None) -> Progress:
         """End the run. Idempotent; in a process that did not start the run only this process's part of it ends.
 
+        What other processes still log to it is recorded all the same, with its time, which is after the run's end.
+
         Args:
             status: "finished", "failed" or "preempted".
             timeout: seconds to wait until everything is delivered; None does not wait.
@@ -229,10 +230,12 @@ class TrainingRun:
         """
         if status not in (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.PREEMPTED):
             raise UsageError(f"A run cannot end as {status!r}.", 'Use "finished", "failed" or "preempted".')
-        if self._ended is None:
-            if not self._bound:
-                self._bind()
+        from seclea.client import joining
+
+        if self._ended is None and not joining.repeats():
             if os.getpid() == self._owner:
+                if not self._bound:
+                    self._bind()
                 payload = FinishFrame(self._index, status, _time_ns()).pack()
                 self._pipeline.put(FrameType.FINISH, payload, self._index)
             self._end(str(status))
@@ -249,7 +252,9 @@ class TrainingRun:
     def _end(self, how: str) -> None:
         self._ended = how
         self._templates.clear()
-        withdraw(self)
+        from seclea.client import joining  # which knows this module
+
+        joining.withdraw(self)
 
     def _ended_error(self) -> RunFinishedError:
         what = "its client was terminated" if self._terminated else f"it is {self._ended}"
@@ -263,8 +268,7 @@ def _rebuild(home: str, speaker: Speaker, uuid: str, name: str, owner: int, ende
     from seclea.contract import Home
 
     run = TrainingRun(Home(home), speaker, uuid, name, owner=owner)
-    if ended is not None:
-        run._end(ended)
+    run._ended = ended
     return run
 
 

@@ -26,6 +26,12 @@ def test_importing_seclea_loads_no_module_of_its_own_besides_itself() -> None:
     assert {name for name in modules_loaded_by("import seclea") if name.startswith("seclea.")} == set()
 
 
+def test_logging_loads_neither_multiprocessing_nor_torch() -> None:
+    loaded = modules_loaded_by("import seclea; seclea.init, seclea.SecleaAI, seclea.log")
+    assert "seclea.client.joining" in loaded
+    assert {name for name in loaded if name.partition(".")[0] in ("multiprocessing", "torch")} == set()
+
+
 def test_the_public_names_are_listed_and_an_unknown_one_is_an_attribute_error() -> None:
     assert set(seclea.__all__) <= set(dir(seclea))
     with pytest.raises(AttributeError, match="no_such_name"):

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-import seclea
 from seclea import DatasetTransformation, SecleaAI, TrainingRun
 from seclea.errors import (
     ConfigurationError,
@@ -131,8 +130,10 @@ def test_logging_after_terminate_is_refused(home: PipelineHome) -> None:
 
 
 def test_logging_without_a_current_run_is_refused(home: PipelineHome) -> None:
-    refused(RunFinishedError, lambda: seclea.log({"loss": 1.0}), "no current run", "seclea.init(project)")
-    refused(RunFinishedError, seclea.finish, "no current run", "seclea.init(project)")
+    for call in ("seclea.log({'loss': 1.0})", "seclea.finish()"):  # in a process of its own: this one has runs
+        script = home.script(f"import seclea\nassert seclea.current_run() is None\n{call}")
+        script.end(1)
+        assert "RunFinishedError: There is no current run. Call seclea.init(project) first" in script.errors
 
 
 # --- datasets
