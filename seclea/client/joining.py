@@ -143,8 +143,6 @@ def joined() -> TrainingRun | None:
         return None
     said = _read(text)
     with _lock:
-        if said["uuid"] in _left:
-            return None
         if _joined is None or _joined.uuid != said["uuid"]:
             settings = Settings.from_json(said["settings"])
             destination = Destination(settings.platform_url, settings.auth_url, settings.organization)
