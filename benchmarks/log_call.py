@@ -1,182 +1,90 @@
-"""What does a log call cost, and how many records become durable per second? Beside msgpack + copy, and wandb offline.
+"""What does a log call cost by itself: in a tight loop, paced, on a schedule, with 10 and 100 scalars? And to start and end?
 
-    python -m benchmarks log_call [--peer wandb]
+    python -m benchmarks log_call [--quick] [--json FILE]
 
-Each contender runs in a fresh process. ``--peer wandb`` makes an environment for it (never in the lock) and may take a
-minute. Figures: µs per call in a tight loop and paced (1 ms sleep between calls); durable records per second from the
-first call to the end of the flush; CPU seconds of the whole process tree per 100,000 records.
+Each call is timed alone by `time.perf_counter_ns`, from the call to its return; the metrics were made before. Tight: one
+after the other. Paced: a sleep of 1 ms before each, so that the caches have gone cold and the processor may have slept.
+Scheduled: 20,000 calls a second, waited for in a busy loop; "kept" is the share of that rate that was held. What is queued is
+written out between the parts. The row "(clocks and a call)" is what every other row has in it too. Import and init are those
+of the fresh process; exit is from the last log call, through what the documentation says ends a run, until the process is gone.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import textwrap
-from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
+from benchmarks.contenders_of import LOGGERS, logging_contender
+from benchmarks.contest import contest
+from benchmarks.figures import Goal, figure, ratio, table
 
-TIGHT, PACED = 20_000, 2_000
-DURABLE = 300_000
-
-_COMMON = """
-import json, os, resource, sys, time
-def measure(log, count, pause):
-    taken = []
-    clock = time.perf_counter_ns
-    for number in range(count):
-        if pause:
-            time.sleep(pause)
-        value = 1.0 / (number + 1)
-        before = clock()
-        log(number, value)
-        taken.append(clock() - before)
-    ordered = sorted(taken)
-    last = len(ordered) - 1
-    return {name: ordered[int(last * share)] / 1000 for name, share in (("p50", .5), ("p99", .99), ("p99.9", .999), ("max", 1))}
-"""
-
-_MSGPACK = """
-import msgpack
-buffer = memoryview(bytearray(1 << 22))
-place = 0
-def log(number, value):
-    global place
-    body = msgpack.packb((0, number, time.time_ns(), {"loss": value}))
-    if place + len(body) > len(buffer):
-        place = 0
-    buffer[place : place + len(body)] = body
-    place += len(body)
-measure(log, 2000, 0)
-result = {"tight": measure(log, TIGHT, 0), "paced": measure(log, PACED, 0.001)}
-print(json.dumps(result))
-"""
-
-_SECLEA = """
-import psutil
-from seclea import SecleaAI
-began = time.perf_counter()
-client = SecleaAI("benchmark", platform_url="http://127.0.0.1:9")  # a closed port: recording, not sending
-run = client.start_training_run("bench")
-init = time.perf_counter() - began
-log = lambda number, value: run.log({"loss": value}, step=number)
-measure(log, 2000, 0)
-client.flush(60)
-result = {"init": init, "tight": measure(log, TIGHT, 0), "paced": measure(log, PACED, 0.001)}
-client.flush(60)
-def cpu():
-    own = time.process_time()
-    for name in ("writer", "sender"):
-        pid = client.status()[name]["pid"]
-        if pid:
-            own += sum(psutil.Process(pid).cpu_times()[:2])
-    return own
-before_cpu, before = cpu(), time.perf_counter()
-for number in range(DURABLE):
-    run.log({"loss": 0.5}, step=number)
-handed = time.perf_counter() - before
-assert client.flush(120).done
-taken = time.perf_counter() - before
-status = client.status()
-result["durable_per_second"] = DURABLE / taken
-result["handed_per_second"] = DURABLE / handed
-result["cpu_per_100k"] = (cpu() - before_cpu) / DURABLE * 1e5
-result["writer_and_sender_mb"] = sum(psutil.Process(status[n]["pid"]).memory_info().rss for n in ("writer", "sender")) / 1e6
-print(json.dumps(result))
-"""
-
-_WANDB = """
-os.environ["WANDB_MODE"] = "offline"
-os.environ["WANDB_SILENT"] = "true"
-import wandb
-began = time.perf_counter()
-run = wandb.init(project="benchmark", dir=os.environ["BENCH_DIR"])
-init = time.perf_counter() - began
-log = lambda number, value: run.log({"loss": value})
-measure(log, 200, 0)
-result = {"init": init, "tight": measure(log, TIGHT // 4, 0), "paced": measure(log, PACED // 2, 0.001)}
-run.finish()
-run = wandb.init(project="benchmark", dir=os.environ["BENCH_DIR"])
-count = DURABLE // 15
-usage = lambda: sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-before_cpu, before = usage(), time.perf_counter()
-for number in range(count):
-    run.log({"loss": 0.5})
-run.finish()
-result["durable_per_second"] = count / (time.perf_counter() - before)
-result["cpu_per_100k"] = (usage() - before_cpu) / count * 1e5
-print(json.dumps(result))
-"""
+NAMES = tuple(LOGGERS)
 
 
-def contender(python: str, script: str, **environment: str) -> dict[str, Any]:
-    """Run one contender in a process of its own."""
-    source = _COMMON + f"TIGHT, PACED, DURABLE = {TIGHT}, {PACED}, {DURABLE}\n" + textwrap.dedent(script)
-    done = subprocess.run(
-        [python, "-c", source], capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+def measure(quick: bool, rounds: int) -> dict[str, Any]:
+    """Figures per contender."""
+    options = {"calls": 1000, "seconds": 0.3} if quick else {"calls": 10_000, "seconds": 0.6}
+    few = {"calls": 100, "seconds": 0.3}  # of those whose calls take milliseconds, or whose flush takes half a minute
+    contenders = [logging_contender(name, "calls", few if name.startswith("mlflow") else options) for name in NAMES]
+    return contest("log_call", contenders, rounds)
+
+
+def goals(results: dict[str, Any]) -> list[Goal]:
+    """What issue 4 asks for."""
+    tight, paced, hundred = ("tight", "p50"), ("paced", "p50"), ("hundred", "p50")
+    found = [
+        Goal(f"warm {what} to msgpack + copy", 3.0, ratio(results, name, "msgpack + copy", *tight))
+        for what, name in (("ring put", "seclea ring"), ("`run.log`", "seclea"))
+    ]
+    for peer, limit in (("trackio", 0.25), ("wandb", 0.02)):
+        found.append(Goal(f"`run.log` to {peer}, tight", limit, ratio(results, "seclea", peer, *tight)))
+        found.append(Goal(f"`run.log` to {peer}, paced", limit, ratio(results, "seclea", peer, *paced)))
+    found.append(Goal("100 scalars in one call to trackio", 0.06, ratio(results, "seclea", "trackio", *hundred)))
+    for share, limit in (("p50", 2.5), ("p99", 10.0), ("p99.9", 200.0)):
+        found.append(
+            Goal(f"`run.log` at 20,000/s, {share}", limit, figure(results, "seclea", "scheduled", share), "µs")
+        )
+    found.append(Goal("100 scalars in one call, p50", 15.0, figure(results, "seclea", *hundred), "µs"))
+    found.append(Goal("exit delay", 0.2, figure(results, "seclea", "exit_seconds"), "s"))
     return found
 
 
-def peer_python(name: str) -> str:
-    """An environment with a peer in it, made once per machine."""
-    place = Path(tempfile.gettempdir()) / f"seclea-bench-{os.getuid()}-{name}"
-    python = place / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", name], check=True)
-    return str(python)
-
-
-def main(arguments: list[str]) -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks log_call")
-    parser.add_argument("--peer", action="append", choices=["wandb"], default=[])
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    options = parser.parse_args(arguments)
-    directory = Path(tempfile.mkdtemp(prefix="seclea-bench-"))
-    results = {}
-    try:
-        results["msgpack + copy"] = contender(sys.executable, _MSGPACK)
-        results["seclea"] = contender(sys.executable, _SECLEA, SECLEA_HOME=str(directory / "home"))
-        subprocess.run(
-            [sys.executable, "-m", "seclea", "stop"],
-            env={**os.environ, "SECLEA_HOME": str(directory / "home")}, check=False, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        for peer in options.peer:
-            results[f"{peer} offline"] = contender(peer_python(peer), _WANDB, BENCH_DIR=str(directory))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    print(describe("seclea", "msgpack"))
-    print(
-        f"{'':16} {'tight p50':>10} {'p99':>8} {'p99.9':>8} {'paced p50':>10} {'p99':>8} {'durable/s':>10} {'CPU s/100k':>10}"
+def page(results: dict[str, Any]) -> str:
+    """The tables of the page."""
+    shares = ("p50", "p99", "p99.9", "max")
+    calls = table(
+        ["µs per call", *(f"{how} {share}" for how in ("tight", "paced") for share in shares)],
+        [
+            [
+                LOGGERS[name].label,
+                *(figure(results, name, how, share) for how in ("tight", "paced") for share in shares),
+            ]
+            for name in NAMES
+        ],
     )
-    for name, one in results.items():
-        durable = f"{one['durable_per_second']:,.0f}" if "durable_per_second" in one else "-"
-        cpu = f"{one['cpu_per_100k']:.2f}" if "cpu_per_100k" in one else "-"
-        tight, paced = one["tight"], one["paced"]
-        print(
-            f"{name:16} {tight['p50']:>10.2f} {tight['p99']:>8.1f} {tight['p99.9']:>8.1f} {paced['p50']:>10.1f}"
-            f" {paced['p99']:>8.1f} {durable:>10} {cpu:>10}"
-        )
-    ours, floor = results["seclea"], results["msgpack + copy"]
-    tight, paced = (ours[how]["p50"] / floor[how]["p50"] for how in ("tight", "paced"))
-    print(f"ratio to msgpack + copy: tight {tight:.1f}, paced {paced:.1f}")
-    print(f"init {ours['init'] * 1000:.0f} ms; writer and sender {ours['writer_and_sender_mb']:.0f} MB")
-    for name, one in results.items():
-        if name.endswith("offline"):
-            tight, paced = (ours[how]["p50"] / one[how]["p50"] for how in ("tight", "paced"))
-            durable = ours["durable_per_second"] / one["durable_per_second"]
-            print(f"ratio to {name}: tight {tight:.3f}, paced {paced:.3f}, durable {durable:.0f} x")
-    if options.json:
-        options.json.write_text(json.dumps({"machine": describe("seclea", "msgpack"), **results}, indent=2), "utf-8")
-    return 0
+    more = table(
+        ["µs per call", *(f"20,000/s {share}" for share in shares), "kept", "10 scalars p50", "100 scalars p50", "p99"],
+        [
+            [
+                LOGGERS[name].label,
+                *(figure(results, name, "scheduled", share) for share in shares),
+                figure(results, name, "scheduled", "kept"),
+                figure(results, name, "ten", "p50"),
+                figure(results, name, "hundred", "p50"),
+                figure(results, name, "hundred", "p99"),
+            ]
+            for name in NAMES
+        ],
+    )
+    ends = table(
+        ["seconds", "import", "init", "last call to gone", "what a call that returned does not guarantee"],
+        [
+            [
+                LOGGERS[name].label,
+                *(figure(results, name, key) for key in ("import_seconds", "init_seconds", "exit_seconds")),
+                LOGGERS[name].caveat,
+            ]
+            for name in NAMES
+            if LOGGERS[name].records
+        ],
+    )
+    return f"{calls}\n\n{more}\n\n{ends}"

@@ -28,7 +28,7 @@ from seclea.contract import Destination, Home
 from seclea.director import Progress, Speaker
 from seclea.entities import ModelState, RunStatus
 from seclea.errors import ConfigurationError, RunFinishedError
-from seclea.processes.liveness import identity_of
+from seclea.processes.liveness import boot_id, identity_of
 from seclea.settings import Settings
 
 VARIABLE = "SECLEA_RUN"
@@ -112,6 +112,7 @@ def _text_of(run: TrainingRun) -> str:
         "project": speaker.project,
         "settings": speaker.settings.to_json(),
         "launch": launch(),
+        "boot": boot_id(),
     }
     return json.dumps(said, separators=(",", ":"))
 
@@ -119,7 +120,13 @@ def _text_of(run: TrainingRun) -> str:
 def _read(text: str) -> dict[str, Any]:
     try:
         said = json.loads(text)
-        return {**said, "uuid": str(said["uuid"]), "home": str(said["home"]), "project": str(said["project"])}
+        return {
+            **said,
+            "uuid": str(said["uuid"]),
+            "home": str(said["home"]),
+            "project": str(said["project"]),
+            "boot": str(said["boot"]),
+        }
     except (ValueError, KeyError, TypeError):
         raise ConfigurationError(f"{VARIABLE}: holds no run of seclea.", "Unset it: only seclea sets it.") from None
 
@@ -142,6 +149,8 @@ def joined() -> TrainingRun | None:
     if not text:
         return None
     said = _read(text)
+    if said["boot"] != boot_id():
+        return None  # carried to another machine, whose home knows nothing of the run
     with _lock:
         if _joined is None or _joined.uuid != said["uuid"]:
             settings = Settings.from_json(said["settings"])

@@ -384,7 +384,7 @@ class SecleaAI:
             line.store_entity(self._speaker, plan.model)
         line.stream(self._speaker, run_uuid, launcher_rank())
         line.store_entity(self._speaker, plan.run, run=run_uuid)
-        run = TrainingRun(self.home, self._speaker, run_uuid, plan.run.name, owner)
+        run = TrainingRun(self.home, self._speaker, run_uuid, plan.run.name, owner=owner)
         self._runs = [*(one for one in self._runs if one._ended is None), run]
         return run
 

@@ -46,10 +46,10 @@ class TrainingRun:
     stream of its own, with its rank (`launcher_rank`) on each record. Only the process that started it ends it.
     """
 
-    def __init__(self, home: Home, speaker: Speaker, uuid: str, name: str, owner: int | None = None) -> None:
+    def __init__(self, home: Home, speaker: Speaker, uuid: str, name: str, *, owner: int | None = None) -> None:
         self._home = home
         self._speaker = speaker
-        self._owner = os.getpid() if owner is None else owner  # 0: another process, whichever it is
+        self._owner = os.getpid() if owner is None else owner
         self.uuid = uuid
         self.name = name
         self._step = -1
@@ -58,9 +58,9 @@ class TrainingRun:
         self._has_final = False  # as far as this process knows
         self._templates: dict[tuple[str, ...], _Template] = {}  # empty while `log` has to look at more than numbers
         self._seen: set[tuple[str, ...]] = set()
-        self._bound = False
+        self._bound = False  # a process that is given a run and never logs opens nothing
         if owner is None:
-            self._bind()  # else at the first call: who joins a run may never log to it
+            self._bind()
         forget_after_fork(self)
 
     def _bind(self) -> None:
@@ -128,7 +128,7 @@ class TrainingRun:
         if not self._bound:
             self._bind()
         found = check_metrics(metrics)
-        step = self._step + 1 if step is None else check_step(step)
+        step = check_step(self._step + 1 if step is None else step)
         keys = tuple(found)
         template = self._templates.get(keys) or self._template(keys)
         now = _time_ns()
@@ -250,10 +250,10 @@ class TrainingRun:
         self._terminated = True
 
     def _end(self, how: str) -> None:
-        from seclea.client import joining  # which knows this module
-
         self._ended = how
         self._templates.clear()
+        from seclea.client import joining  # which knows this module
+
         joining.withdraw(self)
 
     def _ended_error(self) -> RunFinishedError:
@@ -267,18 +267,17 @@ class TrainingRun:
 def _rebuild(home: str, speaker: Speaker, uuid: str, name: str, owner: int, ended: str | None) -> TrainingRun:
     from seclea.contract import Home
 
-    run = TrainingRun(Home(home), speaker, uuid, name, owner)
+    run = TrainingRun(Home(home), speaker, uuid, name, owner=owner)
     run._ended = ended
     return run
 
 
 def launcher_rank() -> int:
-    """The process's rank as torch.distributed has it, or launchers (torchrun, mpirun with a wrapper, Slurm); 0 without."""
+    """The process's rank as torch.distributed or a launcher (torchrun, Slurm) says it; 0 without. Imports nothing."""
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None:
-        with contextlib.suppress(AttributeError, RuntimeError, ValueError):  # half imported, or built without it
-            if distributed.is_available() and distributed.is_initialized():
-                return int(distributed.get_rank())
+    with contextlib.suppress(Exception):  # built without it, or torn down
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            return int(distributed.get_rank())
     for name in ("RANK", "SLURM_PROCID"):
         value = os.environ.get(name, "")
         if value.isdigit():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import struct
 import threading
 import weakref
 from collections import deque
@@ -245,48 +246,51 @@ def _make_put(
     """
     acquire, release = lock.acquire, lock.release
     pack_into = FRAME.pack_into
-    head = offset = sequence = 0
-    limit = capacity  # TAIL + capacity when last looked at; HEAD may not pass it. 0: look anew, at `held`, too
+    head = sequence = 0
+    shift = HEADER_BYTES  # head + shift is the place in the file
+    limit = capacity  # TAIL + capacity when last looked at; HEAD may not pass it
+    bound = (
+        capacity  # what HEAD stays below on the straight path: `limit` and the end of the file; 0 to look at everything
+    )
     looked_ns = due_ns = 0  # the wall clock at the last `attend`, and when the next one is due
     busy = held = False
 
     def put(type: int, payload: bytes, now_ns: int = 0, /) -> int:
-        nonlocal busy, head, offset, sequence
+        # After real work each variable that is touched here costs a cache miss: hence one bound for four questions.
+        nonlocal busy, head, sequence
         try:
             acquire()
             if busy:
-                check(type, payload)
-                parked.append((type, payload))
+                park(type, payload)
                 return PARKED
             busy = True
             try:
                 if now_ns and words[PAUSED]:
                     return 0
                 length = len(payload)
-                need = (length + 23) & -8
-                end = head + need
-                if end > limit or offset + need >= capacity or length > largest or parked or not 0 < type < 256:
+                end = head + (length + 23 & -8)
+                if end >= bound or length > largest or not type:
                     number = put_slowly(type, payload, now_ns)
                     if not number:
                         return 0
                 else:  # as `write` does it, without the call
                     number = sequence + 1
-                    start = offset + HEADER_BYTES
+                    start = head + shift
                     word = type << 24 | length
                     pack_into(memory, start, word, crc32(payload, (number + word) & U32), number)
                     start += FRAME_BYTES
                     memory[start : start + length] = payload
-                    offset += need
                     sequence = number
                     head = end
                     words[HEAD] = end
                     words[HEAD_SEQUENCE] = number
-                    if parked:
+                    if not bound:
                         write_parked()
             finally:
                 busy = False
-        except (ValueError, TypeError):  # what closed memory answers
-            if not words_are_released():
+        except (ValueError, TypeError, struct.error):
+            check(type, payload)
+            if not words_are_released():  # what closed memory answers
                 raise
             raise QueueClosed("The ring is closed.", "A forked process makes a ring of its own.") from None
         finally:
@@ -299,21 +303,24 @@ def _make_put(
             look(now_ns)
         return number
 
+    def park(type: int, payload: bytes) -> None:
+        nonlocal bound
+        check(type, payload)
+        bound = 0  # first: the append may be interrupted
+        parked.append((type, payload))
+
     def put_slowly(type: int, payload: bytes, now_ns: int) -> int:
         """Something is in the way of the straight path: the end of the ring, no room as far as is known, parked frames."""
-        nonlocal limit
+        nonlocal bound
         check(type, payload)
-        if held:
-            if now_ns:
-                return 0
-            limit = 0  # `write` looks at TAIL
-        if parked and not write_parked():
+        if held and now_ns:
+            return 0
+        if not write_parked():
             return 0
         number = write(type, payload)
-        if parked:
-            write_parked()
-        if held:
-            limit = 0
+        bound = min(limit + 1, head - head % capacity + capacity)
+        if held or not write_parked():
+            bound = 0
         return number
 
     def check(type: int, payload: bytes) -> None:
@@ -323,9 +330,10 @@ def _make_put(
             raise UsageError(f"A frame's type is 1 to 255, not {type}.")
 
     def write(type: int, payload: bytes) -> int:
-        nonlocal head, offset, sequence, limit
+        nonlocal head, sequence, shift, limit
         length = len(payload)
         need = (length + 23) & -8
+        offset = head + shift - HEADER_BYTES
         left = capacity - offset
         skip = left if need > left else 0
         end = head + skip + need
@@ -346,9 +354,8 @@ def _make_put(
         word = type << 24 | length
         pack_into(memory, start, word, crc32(payload, (number + word) & U32), number)
         memory[start + FRAME_BYTES : start + FRAME_BYTES + length] = payload
-        offset = start - HEADER_BYTES + need
-        if offset == capacity:
-            offset = 0
+        place = start - HEADER_BYTES + need
+        shift = HEADER_BYTES - end if place == capacity else HEADER_BYTES + place - end
         sequence = number
         head = end
         words[HEAD] = end
@@ -356,6 +363,7 @@ def _make_put(
         return number
 
     def write_parked() -> bool:
+        """Whether nothing is parked any more."""
         while parked:
             before = sequence
             try:
@@ -373,10 +381,10 @@ def _make_put(
         attend()
 
     def hold_back(value: bool) -> None:
-        nonlocal held, limit
+        nonlocal held, bound
         with lock:
             held = value
-            limit = 0
+            bound = 0
 
     def words_are_released() -> bool:
         try:

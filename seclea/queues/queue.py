@@ -4,7 +4,8 @@ Rule 1: every producer process writes only its own ring, so a killed one blocks 
 Rule 2: consumers take turns under a flock, which the kernel releases at death. An object is committed after it was
 decoded: a consumer that is killed has returned it, or leaves it to the next.
 Rule 3: a full ring is followed by a larger one; consumers finish the old one first. Only ``maxsize`` makes `put` wait.
-Rule 4: after a fork the child closes what it inherited and starts with a ring, locks and mappings of its own.
+Rule 4: who waits long sleeps until a bell rings (`bell`). Nobody rings while nobody sleeps.
+Rule 5: after a fork the child closes what it inherited and starts with a ring, locks and mappings of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Self
 
 from seclea.errors import QueueClosed, QueueEmpty, QueueFull, UsageError
 from seclea.queues import items, segment, temporary
+from seclea.queues.bell import Bell, Words
 from seclea.queues.ring import Consumer, Producer
 from seclea.queues.ring_directory import PRODUCER_ID_BYTES, RingDirectory
 from seclea.queues.turn import Turn
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 _SETTINGS = "queue.json"
 _TURN_SECONDS = 0.005  # how long a call that may not wait still waits for another consumer's turn: one takes 10 µs
 _CLOSE_SECONDS = 1.0  # how long `close` waits for a thread in the middle of a get; then its mappings stay
+_WORDS = "bell.words"
+_ITEMS_WORD, _ROOM_WORD = 0, 64  # 512 bytes apart: consumers raise the one, producers the other
 _MANY_BYTES = 16 << 20  # of objects that one `get_many` takes, so that large ones cannot fill the memory
 _LARGEST_RING_BYTES = 64 << 20  # rings double up to this
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
@@ -46,8 +50,9 @@ class Queue:
     survives its death.
 
     Args:
-        directory: where the queue lives; made where it is missing. By default a new one in shared memory, which this
-            object removes when it goes.
+        directory: where the queue lives; made where it is missing, and never removed. By default a new one in shared
+            memory, which the last process that uses it removes.
+        name: for `attach` in other processes of this user; the queue is in shared memory, and goes with its last user.
         maxsize: objects that the queue holds at most; 0 for no limit but memory.
         capacity_bytes: of a producer's first ring.
         bell: called after a `put` while the consumer sleeps (`set_sleeping`). Not carried to other processes.
@@ -61,13 +66,19 @@ class Queue:
         maxsize: int = 0,
         *,
         directory: str | os.PathLike[str] | None = None,
+        name: str | None = None,
         capacity_bytes: int = 1 << 20,
         bell: Callable[[], object] | None = None,
         allow_pickle: bool = True,
     ) -> None:
         if capacity_bytes <= 0:
             raise UsageError("capacity_bytes must be above 0.")
-        path = temporary.make(capacity_bytes) if directory is None else segment.private_directory(Path(directory))
+        if directory is None:
+            path = temporary.make(capacity_bytes, name)
+        elif name is None:
+            path = segment.private_directory(Path(directory))
+        else:
+            raise UsageError("A queue has a name or a directory, not both.")
         self._setup(path, max(0, maxsize), capacity_bytes, bell, allow_pickle, directory is None)
         settings = {"maxsize": self._maxsize, "capacity_bytes": capacity_bytes, "allow_pickle": allow_pickle}
         unfinished = path / f"{_SETTINGS}.{secrets.token_hex(4)}"
@@ -77,20 +88,32 @@ class Queue:
 
     @classmethod
     def attach(cls, directory: str | os.PathLike[str], bell: Callable[[], object] | None = None) -> Self:
-        """Join the queue in ``directory``, which some other process made.
+        """Join the queue that some other process made.
 
+        Args:
+            directory: of the queue, or its name: text without a slash that is no directory here.
         Raises:
             UsageError: there is no queue.
         """
         path = Path(directory)
+        if isinstance(directory, str) and "/" not in directory and not path.is_dir():
+            path = temporary.find(directory)
+        is_temporary = temporary.is_temporary(path)
+        try:
+            if is_temporary:
+                temporary.use(path)
+        except OSError as error:
+            raise UsageError(f"There is no queue in {path}.") from error
         try:
             settings = json.loads((path / _SETTINGS).read_text())
             maxsize, capacity_bytes = int(settings["maxsize"]), int(settings["capacity_bytes"])
             allow_pickle = bool(settings["allow_pickle"])
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if is_temporary:
+                temporary.leave(path)
             raise UsageError(f"There is no queue in {path}.") from error
         queue = cls.__new__(cls)
-        queue._setup(segment.private_directory(path), maxsize, capacity_bytes, bell, allow_pickle, False)
+        queue._setup(segment.private_directory(path), maxsize, capacity_bytes, bell, allow_pickle, is_temporary)
         return queue
 
     def _setup(
@@ -110,6 +133,12 @@ class Queue:
         self._is_temporary = is_temporary
         self._closed = False
         self.lost = 0  # objects that could not be read back, in this process
+        try:
+            self._words = Words(directory / _WORDS).memory
+        except OSError:
+            if is_temporary:
+                temporary.leave(directory)
+            raise
         self._start_afresh()
         if is_temporary:
             self._leave = weakref.finalize(self, temporary.leave, directory)
@@ -122,14 +151,21 @@ class Queue:
         self._ordinal = 0
         self._side_files = items.SideFiles(self.directory, self._producer_id)
         self._producing = threading.RLock()
-        self._bounding = threading.Lock()  # a flock does not hold between threads
-        self._local = threading.Lock()  # over the rings as seen from here
+        # A flock does not hold between threads. Re-entrant locks, because a signal handler may be here too.
+        self._bounding = threading.RLock()
+        self._is_bounding = False
+        self._local = threading.RLock()  # over the rings as seen from here
+        self._is_looking = False
+        self._inline_bytes = 0  # what goes straight into the ring
         self._rings = RingDirectory(self.directory)
         self._is_settled = False  # whether this process has done what it must do once
         self._turn = Turn(self.directory / "get.lock")
         self._room = Turn(self.directory / "put.lock")
+        self._items_bell = Bell(self._words, _ITEMS_WORD, self.directory / "items.bell")
+        self._room_bell = Bell(self._words, _ROOM_WORD, self.directory / "room.bell")
         # What a queue that nobody closed lets go of when it is dropped; last the ring.
-        self._closings = [weakref.finalize(self, part.close) for part in (self._rings, self._turn, self._room)]
+        parts = (self._rings, self._turn, self._room, self._items_bell, self._room_bell)
+        self._closings = [weakref.finalize(self, part.close) for part in parts]
 
     def __getstate__(self) -> tuple[Any, ...]:
         return (self.directory, self._maxsize, self._capacity_bytes, self._allow_pickle, self._is_temporary)
@@ -152,11 +188,17 @@ class Queue:
         """
         if self._closed:
             raise QueueClosed("The queue is closed in this process.")
-        type, payload = items.pack(obj, self._allow_pickle, self.pickled)
+        type, payload, buffers = items.pack(obj, self._allow_pickle, self.pickled)
         if not self._maxsize:
-            done = self._write(type, payload) or (block and wait_until(lambda: self._write(type, payload), timeout))
+            if self._write(type, payload, buffers):
+                return
+            done = block and wait_until(lambda: self._write(type, payload, buffers), timeout)
         else:
-            done = wait_until(lambda: self._write_if_room(type, payload), timeout if block else 0.0)
+            done = self._write_if_room(type, payload, buffers)
+            if not done and block:
+                done = self._wait(
+                    lambda: not self.full() and self._write_if_room(type, payload, buffers), timeout, self._room_bell
+                )
         if not done:
             raise QueueFull(f"The queue in {self.directory} is full.", "Get something first, or make room in memory.")
 
@@ -164,25 +206,34 @@ class Queue:
         """`put` that raises `QueueFull` rather than waiting."""
         self.put(obj, block=False)
 
-    def _write_if_room(self, type: int, payload: bytes) -> bool:
-        if self.qsize() >= self._maxsize:
-            return False
-        with self._bounding:
-            if not self._room.take(_TURN_SECONDS):
-                return False
-            try:
-                return self.qsize() < self._maxsize and self._write(type, payload)
-            finally:
-                self._room.leave()
+    def _write_if_room(self, type: int, payload: bytes, buffers: items.Buffers) -> bool:
+        """`_write` while fewer than ``maxsize`` are in the queue.
 
-    def _write(self, type: int, payload: bytes) -> bool:
+        A signal handler that interrupts this in its own thread cannot wait for it: its object may be one too many.
+        """
+        with self._bounding:
+            was = self._is_bounding
+            try:
+                self._is_bounding = True
+                if not was and not self._room.take(_TURN_SECONDS):
+                    return False
+                return self.qsize() < self._maxsize and self._write(type, payload, buffers)
+            finally:
+                self._is_bounding = was
+                if not was:
+                    self._room.leave()
+
+    def _write(self, type: int, payload: bytes, buffers: items.Buffers) -> bool:
         """Put one frame into this process's ring, or into the next one; False when the memory is full."""
         producer, file = self._producer, None
         try:
             if producer is None:
                 producer = self._next_ring(None)
-            if len(payload) > items.INLINE_BYTES or len(payload) > producer.largest_payload_bytes:
-                type, payload, file = self._side_files.write(type, payload)
+            size_bytes = len(payload) + sum(map(len, buffers)) if buffers else len(payload)
+            if size_bytes > self._inline_bytes:
+                type, payload, file = self._side_files.write(type, payload, buffers)
+            elif buffers:
+                payload = b"".join([payload, *buffers])
             while True:
                 try:
                     if producer.put(type, payload):
@@ -190,7 +241,7 @@ class Queue:
                 except QueueClosed:  # another thread went on to the next ring, or closed the queue
                     pass
                 producer = self._next_ring(producer)
-            file = None
+            file = None  # it is in the queue now, and the consumer's to remove
         except OSError as error:
             if error.errno in _NO_ROOM:
                 return False
@@ -198,6 +249,8 @@ class Queue:
         finally:
             if file is not None:
                 file.unlink(missing_ok=True)
+        if self._words[_ITEMS_WORD]:
+            self._items_bell.ring()
         if self._bell is not None and producer.consumer_sleeps:
             self._bell()
         return True
@@ -212,6 +265,7 @@ class Queue:
             capacity_bytes = self._capacity_bytes
             if full is not None:
                 capacity_bytes = max(full.capacity_bytes, min(2 * full.capacity_bytes, _LARGEST_RING_BYTES))
+            segment.sweep_unfinished(self.directory)  # of makers killed before they had a ring
             ordinal = self._ordinal = self._ordinal + 1
             ring_id = self._producer_id + ordinal.to_bytes(8, "big")
             fresh = Producer.create(self.directory, capacity_bytes=capacity_bytes, ring_id=ring_id)
@@ -219,7 +273,8 @@ class Queue:
                 fresh.close(unlink=True)
                 return self._producer or fresh
             self._producer = fresh
-            self._closings[3:] = [weakref.finalize(self, fresh.close)]
+            self._inline_bytes = min(items.INLINE_BYTES, fresh.largest_payload_bytes)
+            self._closings[5:] = [weakref.finalize(self, fresh.close)]
             for frame in full.retire() if full is not None else ():  # parked by signal handlers, before this put
                 fresh.put(*frame)
             self._settle()
@@ -238,8 +293,10 @@ class Queue:
             QueueClosed: `close` was called in this process.
             Exception: whatever unpickling the object raises; it is not in the queue any more.
         """
-        taken = self.get_many(1, timeout if block else 0.0)
-        if not taken:
+        taken: list[Any] = []
+        if not self._take(taken, 1) and not (
+            block and self._wait(lambda: self._take(taken, 1), timeout, self._items_bell)
+        ):
             raise QueueEmpty(f"The queue in {self.directory} is empty.")
         return taken[0]
 
@@ -256,20 +313,51 @@ class Queue:
             timeout: seconds; ``None`` waits for ever.
         """
         taken: list[Any] = []
-        wait_until(lambda: self._take(taken, max_items), timeout)
+        if not self._take(taken, max_items) and timeout != 0:
+            self._wait(lambda: self._take(taken, max_items), timeout, self._items_bell)
         return taken
 
+    def _wait(self, predicate: Callable[[], bool], timeout: float | None, bell: Bell) -> bool:
+        """`wait_until`, woken by ``bell``; who was woken and leaves work for others wakes the next."""
+        if self._is_interrupted():
+            return False
+        if not wait_until(predicate, timeout, bell=bell):
+            return False
+        if bell.is_wanted and not (self.empty() if bell is self._items_bell else self.full()):
+            bell.ring()
+        return True
+
+    def _is_interrupted(self) -> bool:
+        """Whether this is a signal handler, inside a get or a bounded put of its own thread, which cannot go on
+        before the handler returns: waiting for it would never end."""
+        if not self._local.acquire(blocking=False):
+            return False
+        try:
+            return self._is_looking
+        finally:
+            self._local.release()
+
     def _take(self, taken: list[Any], max_items: int) -> bool:
-        with self._looking(always=False) as rings:
-            while rings.has_items() or rings.wants_retiring():
-                if not self._turn.take(_TURN_SECONDS):
-                    break
-                try:
-                    self._take_in_turn(rings, taken, max_items)
-                    if taken or not rings.retire():
-                        break
-                finally:
-                    self._turn.leave()
+        with self._local:
+            was = self._is_looking
+            if was:  # a signal handler interrupted a get of its own thread, whose objects these are
+                return False
+            try:
+                self._is_looking = True
+                rings = self._scanned(always=False)
+                while rings.has_items() or rings.wants_retiring():
+                    try:
+                        if not self._turn.take(_TURN_SECONDS):
+                            break
+                        self._take_in_turn(rings, taken, max_items)
+                        if taken or not rings.retire():
+                            break
+                    finally:
+                        self._turn.leave()
+            finally:
+                self._is_looking = was
+        if taken and self._maxsize and self._room_bell.is_wanted:
+            self._room_bell.ring()
         return bool(taken)
 
     def _take_in_turn(self, rings: RingDirectory, taken: list[Any], max_items: int) -> None:
@@ -283,30 +371,43 @@ class Queue:
                 type, sequence, payload = frames[0]
                 if sequence <= already:
                     continue
+                file: Path | None = None
+                buffers: list[Any] = []
+                is_read = type not in items.IN_FILE
                 try:
-                    if type in (items.PACKED_FILE, items.PICKLED_FILE):
-                        type, payload, file = items.read_side_file(self.directory, type, payload)
-                        files.append(file)
-                    taken.append(items.unpack(type, payload, self._allow_pickle))
-                    size_bytes += len(payload)
+                    if not is_read:
+                        type, payload, buffers, file = items.read_side_file(self.directory, type, payload)
+                        is_read = True
+                    taken.append(items.unpack(type, payload, self._allow_pickle, buffers))
+                    size_bytes += len(payload) + sum(map(len, buffers))
                 except items.ItemLost as error:
                     self.lost += 1
                     log.error("%s", error)
                 except Exception:
+                    # What unpickling raises is raised once, with nothing else to return. A file that this process has
+                    # no descriptor or memory to read stays.
+                    if taken or not is_read:
+                        ring.unread()
+                        file = None
+                        max_items = 0
                     if not taken:
-                        _commit(read, files)
+                        _commit(read, [*files, file] if file is not None else files)
                         raise
-                    ring.unread()  # it is the first of the next call, and goes with its error
-                    max_items = 0
-                    break
+                if file is not None:
+                    files.append(file)
         _commit(read, files)
 
     # Looking and closing
 
     def qsize(self) -> int:
         """Objects in the queue; with others at work it may be wrong when it arrives."""
-        with self._looking() as rings:
-            return rings.count()
+        with self._local:
+            was = self._is_looking
+            try:
+                self._is_looking = True
+                return (self._rings if was else self._scanned(always=True)).count()
+            finally:
+                self._is_looking = was
 
     def empty(self) -> bool:
         """Whether nothing is in the queue."""
@@ -330,11 +431,14 @@ class Queue:
                 self._producer.close()
         if self._local.acquire(timeout=_CLOSE_SECONDS):
             try:
-                self._rings.close()
-                self._turn.close()
-                self._room.close()
+                if not self._is_looking:  # else this is a signal handler that interrupted its own thread in there
+                    self._rings.close()
+                    self._turn.close()
+                    self._room.close()
             finally:
                 self._local.release()
+        self._items_bell.close()
+        self._room_bell.close()
 
     def join_thread(self) -> None:
         """There is no thread: what `put` returned from is in the queue."""
@@ -346,14 +450,22 @@ class Queue:
     def _looking(self, always: bool = True) -> Iterator[RingDirectory]:
         """The rings, for one thread of this process at a time; ``always``: also those made this very instant."""
         with self._local:
-            if self._closed:
-                raise QueueClosed("The queue is closed in this process.")
-            self._settle()
+            was = self._is_looking
             try:
-                self._rings.scan(always)
-            except FileNotFoundError:
-                raise QueueClosed(f"The queue's directory {self.directory} was removed.") from None
-            yield self._rings
+                self._is_looking = True
+                yield self._rings if was else self._scanned(always)
+            finally:
+                self._is_looking = was
+
+    def _scanned(self, always: bool) -> RingDirectory:
+        if self._closed:
+            raise QueueClosed("The queue is closed in this process.")
+        self._settle()
+        try:
+            self._rings.scan(always)
+        except FileNotFoundError:
+            raise QueueClosed(f"The queue's directory {self.directory} was removed.") from None
+        return self._rings
 
     def _settle(self) -> None:
         if not self._is_settled:
@@ -368,6 +480,8 @@ class Queue:
         self._rings.abandon_after_fork()
         self._turn.close()
         self._room.close()
+        self._items_bell.abandon_after_fork()
+        self._room_bell.abandon_after_fork()
         self._start_afresh()
 
 

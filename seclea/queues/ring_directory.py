@@ -7,6 +7,7 @@ Only whoever holds the queue's turn (a flock) may read, commit or remove.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 PRODUCER_ID_BYTES = 8
 _CLOCK_GRAIN_NS = 50_000_000  # a directory changed this recently may change again with the same time stamp
 _SCAN_SECONDS = 0.02  # how long a new producer waits at most while the others keep the consumer busy
+_SPARED_RINGS = 4  # of two descriptors each
 _LIVENESS_SECONDS = 1.0  # between two looks at whether a silent producer lives: three system calls each
 
 
@@ -61,7 +63,7 @@ class RingDirectory:
         for name in self._rings.keys() - names:
             self._rings.pop(name).close()
             self._ask_at.pop(name, None)
-        for name in names - self._rings.keys():
+        for name in sorted(names - self._rings.keys()):
             try:
                 ring = self._rings[name] = Consumer.attach(self._directory / name)
                 if self._sleeping:
@@ -71,7 +73,16 @@ class RingDirectory:
             except OSError as error:  # removed meanwhile, or no descriptor left: the next look finds it
                 self._seen_ns = 0
                 log.debug("ring %s: %s", name, error)
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    self._spare_descriptors()
+                    break
         self._find_heads()
+
+    def _spare_descriptors(self) -> None:
+        """Unmap a few rings, so that files can be opened; they come back when dead producers' rings have gone."""
+        for name in sorted(self._rings)[-_SPARED_RINGS:]:
+            self._rings.pop(name).close()
+            self._ask_at.pop(name, None)
 
     def _find_heads(self) -> None:
         heads: dict[str, Consumer] = {}
@@ -81,7 +92,10 @@ class RingDirectory:
 
     def has_items(self) -> bool:
         """Whether any ring holds something that is not committed. Needs no turn."""
-        return any(ring.has_uncommitted for ring in self._rings.values())
+        for ring in self._rings.values():  # noqa: SIM110  (a generator under `any` takes twice as long)
+            if ring.has_uncommitted:
+                return True
+        return False
 
     def count(self) -> int:
         """Objects that are not committed; by the producers' own words."""
@@ -108,7 +122,7 @@ class RingDirectory:
         A ring goes when it is empty and its producer has closed it or is dead. What is damaged in a dead producer's
         ring is put aside.
         """
-        retired = False
+        gone: set[str] = set()
         for ring in self._heads:
             name = ring.path.name
             if not ring.closed_by_producer:
@@ -126,11 +140,11 @@ class RingDirectory:
             del self._rings[name]
             self._ask_at.pop(name, None)
             ring.close(unlink=True)
-            self._sweep(name[: 2 * PRODUCER_ID_BYTES])
-            retired = True
-        if retired:
+            gone.add(name[: 2 * PRODUCER_ID_BYTES])
+        if gone:
             self._find_heads()
-        return retired
+            self._sweep(gone)
+        return bool(gone)
 
     def _put_aside(self, path: Path) -> None:
         self.damaged += 1
@@ -141,13 +155,16 @@ class RingDirectory:
         else:
             log.error("damaged ring, put aside: %s", path.with_suffix(".damaged"))
 
-    def _sweep(self, producer: str) -> None:
-        """Remove what a producer that is gone has left: half-made rings, files of objects got or never put."""
-        names = [name for name in os.listdir(self._directory) if name.startswith(producer)]
-        if any(name.endswith(SUFFIX) for name in names):
-            return
+    def _sweep(self, gone: set[str]) -> None:
+        """Remove what producers that are gone have left: half-made rings, files of objects got or never put.
+
+        Args:
+            gone: producers of which a ring was removed; some may have another one.
+        """
+        names = os.listdir(self._directory)
+        gone = gone - {name[: 2 * PRODUCER_ID_BYTES] for name in names if name.endswith(SUFFIX)}
         for name in names:
-            if name.endswith((items.SUFFIX, segment.UNFINISHED)):
+            if name[: 2 * PRODUCER_ID_BYTES] in gone and name.endswith((items.SUFFIX, segment.UNFINISHED)):
                 try:
                     os.unlink(self._directory / name)
                 except FileNotFoundError:

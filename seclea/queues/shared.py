@@ -19,7 +19,7 @@ class SharedQueue(Queue):
     """`Queue` in shared memory, with multiprocessing's ways to pickle."""
 
     @staticmethod
-    def pickled(item: Any, buffer_callback: Callable[[pickle.PickleBuffer], None] | None = None) -> bytes:
+    def pickled(item: Any, buffer_callback: Callable[[pickle.PickleBuffer], None]) -> bytes:
         stream = io.BytesIO()
         _Pickler(stream, buffer_callback).dump(item)
         return stream.getvalue()
@@ -28,7 +28,7 @@ class SharedQueue(Queue):
 class _Pickler(ForkingPickler):
     """`ForkingPickler`, whose own initialiser takes no callback: arrays of numpy may leave their bytes where they lie."""
 
-    def __init__(self, stream: io.BytesIO, buffer_callback: Callable[[pickle.PickleBuffer], None] | None) -> None:
+    def __init__(self, stream: io.BytesIO, buffer_callback: Callable[[pickle.PickleBuffer], None]) -> None:
         super().__init__(stream, pickle.HIGHEST_PROTOCOL)  # its table of what is registered
         table = self.dispatch_table
         pickle.Pickler.__init__(self, stream, pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback)

@@ -9,9 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 _FIRST_NAP_SECONDS = 50e-6
 _LONGEST_NAP_SECONDS = 20e-3
+# With a bell: a producer that puts every few milliseconds never rings, and its consumer sees it in half a millisecond.
+_YIELDS = 10  # looks without a nap at first, 30 µs together: an answer that is on its way is not slept through
+_LULL_SECONDS = 25e-3  # of naps before the first sleep
+_LONGEST_NAP_BEFORE_SLEEP_SECONDS = 0.5e-3
+
+
+class Sleep(Protocol):
+    def sleep(self, predicate: Callable[[], bool], seconds: float) -> bool:
+        """Until woken or for ``seconds``; whether ``predicate()`` holds then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +51,35 @@ def wait_until(
     *,
     clock: Callable[[], float] = time.monotonic,
     nap: Callable[[float], None] = time.sleep,
+    bell: Sleep | None = None,
 ) -> bool:
     """Wait until ``predicate()`` holds, in naps that grow from 50 µs to 20 ms; False when the time is over first.
 
     Args:
         timeout_seconds: ``None`` waits for ever; 0 looks once.
+        bell: it yields a few times first; naps grow to 0.5 ms only; after 25 ms of them it sleeps until the bell rings.
     """
     if predicate():
         return True
-    deadline = None if timeout_seconds is None else clock() + timeout_seconds
+    if bell is not None and timeout_seconds != 0:
+        for _ in range(_YIELDS):
+            nap(0)
+            if predicate():
+                return True
+    started = clock()
+    deadline = float("inf") if timeout_seconds is None else started + timeout_seconds
     pause_seconds = _FIRST_NAP_SECONDS
+    longest_seconds = _LONGEST_NAP_SECONDS if bell is None else _LONGEST_NAP_BEFORE_SLEEP_SECONDS
     while True:
-        if deadline is not None:
-            left_seconds = deadline - clock()
-            if left_seconds <= 0:
-                return False
-            pause_seconds = min(pause_seconds, left_seconds)
-        nap(pause_seconds)
+        now = clock()
+        left_seconds = deadline - now
+        if left_seconds <= 0:
+            return False
+        if bell is not None and now - started >= _LULL_SECONDS:
+            if bell.sleep(predicate, left_seconds):
+                return True
+            continue
+        nap(min(pause_seconds, left_seconds))
         if predicate():
             return True
-        pause_seconds = min(pause_seconds * 1.5, _LONGEST_NAP_SECONDS)
+        pause_seconds = min(pause_seconds * 1.5, longest_seconds)

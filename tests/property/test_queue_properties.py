@@ -1,4 +1,4 @@
-"""A queue used by one process acts like a deque, in every size of ring, through forks of its consumers and growth."""
+"""A queue acts like one deque per producer, in every size of ring, through growth and changes of who takes part."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,6 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from seclea.errors import QueueEmpty, QueueFull
 from seclea.queues.queue import Queue
 
+ARRAYS = st.builds(
+    lambda dtype, shape: np.arange(int(np.prod(shape))).reshape(shape).astype(dtype),
+    st.sampled_from(["f4", "i8", "?", "O", ">i2"]),
+    st.lists(st.integers(0, 12), max_size=3),
+)
 ITEMS = (
     st.none()
     | st.integers()
@@ -21,10 +27,26 @@ ITEMS = (
     | st.lists(st.floats(allow_nan=False), max_size=5)
     | st.tuples(st.integers())
     | st.integers(0, 3000).map(bytes)
+    | ARRAYS
+    | st.tuples(st.just("with"), ARRAYS, st.dictionaries(st.text(max_size=3), ARRAYS, max_size=2))
 )
 
 
-class QueueAsDeque(RuleBasedStateMachine):
+def same(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tolist() == b.tolist() and bool(a.flags.writeable)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+class QueueAsDeques(RuleBasedStateMachine):
+    """Two handles that put and two that get; each handle stands for a process, with rings of its own."""
+
     directory: Path
     number = 0
 
@@ -32,24 +54,37 @@ class QueueAsDeque(RuleBasedStateMachine):
     def make(self, maxsize: int, pages: int) -> None:
         type(self).number += 1
         self.maxsize = maxsize
-        self.producer = Queue(maxsize, directory=self.directory / str(self.number), capacity_bytes=pages * 4096)
-        self.consumers = [self.producer, Queue.attach(self.producer.directory)]
-        self.model: deque[Any] = deque()
+        first = Queue(maxsize, directory=self.directory / str(self.number), capacity_bytes=pages * 4096)
+        self.producers = [first, Queue.attach(first.directory)]
+        self.consumers = [first, Queue.attach(first.directory)]
+        self.models: list[deque[Any]] = [deque(), deque()]  # of each who puts now; then of those who have left
 
-    @rule(items=st.lists(ITEMS, max_size=30))
-    def put(self, items: list[Any]) -> None:
+    def count(self) -> int:
+        return sum(map(len, self.models))
+
+    def take(self, item: Any) -> None:
+        """``item`` is the oldest of some producer."""
+        for model in self.models:
+            if model and same(item, model[0]):
+                model.popleft()
+                return
+        raise AssertionError(f"{item!r} is next of none of {self.models}")
+
+    @rule(who=st.integers(0, 1), items=st.lists(ITEMS, max_size=20))
+    def put(self, who: int, items: list[Any]) -> None:
         for item in items:
-            if self.maxsize and len(self.model) >= self.maxsize:
+            if self.maxsize and self.count() >= self.maxsize:
                 with pytest.raises(QueueFull):
-                    self.producer.put_nowait(item)
+                    self.producers[who].put_nowait(item)
             else:
-                self.producer.put_nowait(item)
-                self.model.append(item)
+                self.producers[who].put_nowait(item)
+                # Labelled, so that a take tells from which producer it must be.
+                self.models[who].append(item)
 
     @rule(who=st.integers(0, 1))
     def get(self, who: int) -> None:
-        if self.model:
-            assert self.consumers[who].get_nowait() == self.model.popleft()
+        if self.count():
+            self.take(self.consumers[who].get_nowait())
         else:
             with pytest.raises(QueueEmpty):
                 self.consumers[who].get_nowait()
@@ -57,35 +92,48 @@ class QueueAsDeque(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1), most=st.integers(1, 50))
     def get_many(self, who: int, most: int) -> None:
         items = self.consumers[who].get_many(most)
-        assert len(items) <= most and bool(items) == bool(self.model)
-        assert items == [self.model.popleft() for _ in items]
+        assert len(items) <= most and bool(items) == bool(self.count())
+        for item in items:
+            self.take(item)
 
     @rule()
     def another_consumer(self) -> None:
         self.consumers[1].close()
-        self.consumers[1] = Queue.attach(self.producer.directory)
+        self.consumers[1] = Queue.attach(self.consumers[0].directory)
+
+    @rule()
+    def another_producer(self) -> None:
+        self.producers[1].close()
+        self.producers[1] = Queue.attach(self.consumers[0].directory)
+        self.models.append(self.models[1])
+        self.models[1] = deque()
 
     @rule()
     def drain(self) -> None:
         while items := self.consumers[1].get_many():
-            assert items == [self.model.popleft() for _ in items]
-        assert not self.model
+            for item in items:
+                self.take(item)
+        assert not self.count()
 
     @invariant()
     def the_size_is_right(self) -> None:
         for consumer in self.consumers:
-            assert consumer.qsize() == len(self.model)
-            assert consumer.empty() == (not self.model)
-            assert consumer.full() == (bool(self.maxsize) and len(self.model) >= self.maxsize)
+            assert consumer.qsize() == self.count()
+            assert consumer.empty() == (not self.count())
+            assert consumer.full() == (bool(self.maxsize) and self.count() >= self.maxsize)
 
     def teardown(self) -> None:
-        if hasattr(self, "producer"):
-            for queue in self.consumers:
+        if hasattr(self, "producers"):
+            while items := self.consumers[1].get_many():
+                for item in items:
+                    self.take(item)
+            assert not list(self.consumers[0].directory.glob("*.item"))
+            for queue in {*self.consumers, *self.producers}:
                 queue.close()
 
 
-def test_a_queue_acts_like_a_deque(tmp_path: Path) -> None:
-    class Here(QueueAsDeque):
+def test_a_queue_acts_like_a_deque_per_producer(tmp_path: Path) -> None:
+    class Here(QueueAsDeques):
         pass
 
     Here.directory = tmp_path

@@ -473,3 +473,20 @@ seclea.finish(timeout=0)
     (run,) = runs(home)
     assert streams(home) == [(run, 0, 3), (run, 1, 3)]
     assert sorted(home.points()) == [(run, step, "sum", 1.0 + 2 * step) for step in range(3) for _ in range(2)]
+
+
+def test_a_run_of_another_machine_is_not_joined(home: PipelineHome) -> None:
+    printed = home.run(
+        """
+        import json, os, subprocess, sys, seclea
+        run = seclea.init("Claims")
+        value = json.loads(os.environ["SECLEA_RUN"])
+        code = "import seclea; print(seclea.current_run() is None)"
+        for boot in (value["boot"], "another"):
+            environment = {**os.environ, "SECLEA_RUN": json.dumps({**value, "boot": boot})}
+            done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+            print(done.stdout.strip())
+        run.finish()
+        """
+    )
+    assert printed.split() == ["False", "True"]

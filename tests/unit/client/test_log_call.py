@@ -91,7 +91,7 @@ NAMES = st.sampled_from(["loss", "accuracy", "rate", "epoch"])
     st.lists(
         st.tuples(
             st.dictionaries(NAMES, NUMBERS, min_size=1, max_size=4),
-            st.one_of(st.none(), st.integers(-(2**63), 2**63 - 2)),
+            st.one_of(st.none(), st.integers(-(2**63), 2**62)),
         ),
         max_size=40,
     )
@@ -149,6 +149,15 @@ def test_a_wrong_call_raises_records_nothing_and_leaves_the_count_of_steps(
     assert desk.said() == [(number, {"loss": 1.0}) for number in range(before)]
     desk.run.log({"loss": 2.0})
     assert desk.said() == [(before, {"loss": 2.0})]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first call", "names known"])
+def test_after_the_last_step_that_fits_there_is_no_next_one(desk: Desk, known: bool) -> None:
+    for _ in range(3 if known else 1):
+        desk.run.log({"loss": 1.0}, 2**63 - 1)
+    with pytest.raises(MetricError, match="does not fit 64 bits"):
+        desk.run.log({"loss": 1.0})
+    assert {step for step, _ in desk.said()} == {2**63 - 1}
 
 
 def test_names_are_said_once_from_their_second_call_on(desk: Desk) -> None:

@@ -27,7 +27,7 @@ PLAIN = st.recursive(
 
 @given(PLAIN)
 def test_what_is_packed_comes_out_equal_and_of_the_same_type(item: Any) -> None:
-    type_, payload = items.pack(item, allow_pickle=True)
+    type_, payload, _ = items.pack(item, allow_pickle=True)
     again = items.unpack(type_, payload, allow_pickle=True)
     assert again == item and type(again) is type(item) and repr(again) == repr(item)
 
@@ -36,7 +36,7 @@ def test_what_is_packed_comes_out_equal_and_of_the_same_type(item: Any) -> None:
     "item", [(1, 2), [(1,)], {1, 2}, Colour.RED, 2**70, bytearray(b"x"), "\ud800", {(1, 2): 3}, 1j]
 )
 def test_what_msgpack_would_change_is_pickled_or_refused(item: Any) -> None:
-    type_, payload = items.pack(item, allow_pickle=True)
+    type_, payload, _ = items.pack(item, allow_pickle=True)
     assert type_ == items.PICKLED
     again = items.unpack(type_, payload, allow_pickle=True)
     assert again == item and type(again) is type(item)
@@ -49,7 +49,7 @@ def test_what_msgpack_would_change_is_pickled_or_refused(item: Any) -> None:
 def test_something_deep_or_that_holds_itself_is_pickled() -> None:
     itself: list[Any] = []
     itself.append(itself)
-    type_, payload = items.pack(itself, allow_pickle=True)
+    type_, payload, _ = items.pack(itself, allow_pickle=True)
     again = items.unpack(type_, payload, allow_pickle=True)
     assert again[0] is again
 
@@ -66,7 +66,7 @@ def test_a_side_file_is_read_back_only_as_it_was_written(tmp_path: Path) -> None
     files = items.SideFiles(tmp_path, b"\x01" * 8)
     type_, frame, path = files.write(items.PACKED, b"content")
     assert path.stat().st_mode & 0o777 == 0o600
-    assert items.read_side_file(tmp_path, type_, frame) == (items.PACKED, b"content", path)
+    assert items.read_side_file(tmp_path, type_, frame) == (items.PACKED, b"content", [], path)
     path.write_bytes(b"Content")
     with pytest.raises(items.ItemLost):
         items.read_side_file(tmp_path, type_, frame)
