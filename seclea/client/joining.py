@@ -152,8 +152,6 @@ def joined() -> TrainingRun | None:
     if said["boot"] != boot_id():
         return None  # carried to another machine, whose home knows nothing of the run
     with _lock:
-        if said["uuid"] in _left:
-            return None
         if _joined is None or _joined.uuid != said["uuid"]:
             settings = Settings.from_json(said["settings"])
             destination = Destination(settings.platform_url, settings.auth_url, settings.organization)

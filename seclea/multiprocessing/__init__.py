@@ -16,6 +16,7 @@ thread. Tensors are shared as by ``torch.multiprocessing.Queue``. What differs f
 * Objects come out in the order of each producer, not of all of them together.
 * It can be pickled at any time, not only while a process is started. It is no instance of ``multiprocessing.queues.Queue``,
   and has no descriptor to wait on with ``multiprocessing.connection.wait``.
+* It lives as long as a process has it: whoever makes one for children that are spawned keeps it until they run.
 * A closed queue raises `seclea.QueueClosed`, which is a ``ValueError``.
 
 ``SECLEA_QUEUE=0`` in the environment gives the original's queues. They also serve where there is no room for ours, and on

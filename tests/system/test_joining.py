@@ -316,6 +316,7 @@ def test_a_run_that_began_and_ended_above_the_guard_is_not_recorded_again(home: 
 def test_a_child_that_starts_a_run_has_one_of_its_own_and_then_its_parents_again(home: PipelineHome) -> None:
     (home.work / "own.py").write_text(
         """
+import os
 import seclea
 def child():
     joined = seclea.current_run()
@@ -323,7 +324,7 @@ def child():
     assert seclea.current_run() is own
     seclea.log({"own": 1.0}, step=1)
     own.finish()
-    assert seclea.current_run() is joined
+    assert seclea.current_run() is joined and joined.uuid in os.environ["SECLEA_RUN"]
     seclea.log({"joined": 1.0}, step=2)
     seclea.init("Claims", "failed")
     raise ValueError("the child's own")
@@ -386,9 +387,14 @@ RANK = """
     import os, subprocess, sys
     import seclea
     rank = int(os.environ["RANK"])
+    if "INNER" in os.environ:
+        seclea.init("Claims").log({"loss": 1.0}, step=30)
+        raise SystemExit
     run = seclea.init("Claims")
     seclea.log({"loss": 1.0}, step=rank)
     subprocess.run([sys.executable, "-c", f"import seclea; seclea.log({{'loss': 1.0}}, step={rank + 10})"], check=True)
+    if rank == 0:  # a child of a rank is no rank
+        subprocess.run([sys.executable, __file__], check=True, env=os.environ | {"INNER": "1"})
     seclea.finish(timeout=0)
     run = seclea.init("Claims")
     seclea.log({"loss": 1.0}, step=rank + 20)
@@ -400,16 +406,18 @@ def test_the_ranks_of_one_launch_have_their_runs_together(home: PipelineHome, wr
     (home.work / "rank.py").write_text(textwrap.dedent(RANK))
     command = [*wrapper, sys.executable, str(home.work / "rank.py")]
     home.run("import sys", f"sys.argv[1:] = {command!r}", AGENT)
-    until(lambda: is_over(home, 4), "the runs' ends")
+    until(lambda: is_over(home, 6), "the runs' ends")
     found = runs(home)
-    assert len(found) == 4, "two for each launch, which all ranks have together"
+    assert len(found) == 6, "two for each launch, which all ranks have together, and that of a child"
     by_run = {run: sorted(step for of, step, _, _ in home.points() if of == run) for run in found}
-    assert Counter(map(tuple, by_run.values())) == {(0, 1, 10, 11): 2, (20, 21): 2}
+    assert Counter(map(tuple, by_run.values())) == {(0, 1, 10, 11): 2, (20, 21): 2, (30,): 2}
     ranks = Counter((run, rank) for run, rank, _ in streams(home))
-    assert sorted(ranks.values()) == [1, 1, 1, 1, 2, 2, 2, 2], "ranks 0 and 1 of each, the first with a child each"
+    assert sorted(ranks.values()) == [1, 1, 1, 1, 1, 1, 2, 2, 2, 2], (
+        "ranks 0 and 1 of each, the first with a child each"
+    )
     assert set(home.finishes().values()) == {"finished"}
     names = [name for (name,) in home.rows("SELECT name FROM entities WHERE kind = 'training_run'")]
-    assert sorted(names) == [f"Training Run {number}" for number in (1, 2, 3, 4)]
+    assert sorted(names) == [f"Training Run {number}" for number in range(1, 7)]
 
 
 def test_tasks_of_slurm_have_their_run_together(home: PipelineHome) -> None:

@@ -75,6 +75,9 @@ def test_a_program_does_the_same_with_our_import(home: PipelineHome, portal: Wil
     assert sorted(portal.steps()) == sorted(2 * STEPS[name])
     runs = home.rows("SELECT uuid FROM entities WHERE kind = 'training_run'")
     assert len(runs) == 2, "one of each program"
+    if name == "ddp":  # nothing but torch.distributed says the rank
+        ranks = home.rows("SELECT rank, count(*) FROM streams WHERE run IS NOT NULL GROUP BY rank ORDER BY rank")
+        assert ranks == [(0, 4), (1, 2)], "rank 0 of each, and the processes that started them"
     assert not any(Path(path).parent.exists() for path in rings_between_processes(home)), "no queue is left"
 
 
