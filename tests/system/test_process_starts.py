@@ -1,0 +1,141 @@
+"""Every way in which a job's processes come and go: each record is kept once, and no child hangs."""
+
+from collections import Counter
+
+from tests.pipeline import PipelineHome, until
+
+START = """
+    import os, signal, sys, threading, time
+    from seclea import SecleaAI
+    seclea = SecleaAI("Claims")
+    run = seclea.start_training_run()
+    run.log({"loss": 0.0}, step=0)
+    """
+
+# A child that hangs is killed by its alarm, which is an end that shows.
+REAP = """
+    def reap(child):
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    """
+
+# Made before anything of seclea is imported: which locks seclea has, and a thread that can hold them all.
+LOCKS = """
+    import faulthandler, os, sys, threading
+    locks = {}
+    def noting(make):
+        def made():
+            lock = make()
+            frame = sys._getframe(1)
+            if frame.f_globals.get("__name__", "").startswith("seclea"):
+                locks[f"{frame.f_globals['__name__']}:{len(locks)}"] = lock
+            return lock
+        return made
+    threading.Lock, threading.RLock = noting(threading.Lock), noting(threading.RLock)
+    def hold(wanted):
+        held, done = threading.Event(), threading.Event()
+        def run():
+            for lock in wanted: lock.acquire()
+            held.set()
+            done.wait()
+            for lock in wanted: lock.release()
+        thread = threading.Thread(target=run)
+        thread.start()
+        held.wait()
+        return lambda: (done.set(), thread.join())
+    """
+
+
+def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_logs_flushes_and_ends(home: PipelineHome) -> None:
+    told = home.run(
+        LOCKS,
+        START,
+        REAP,
+        """
+        import pandas
+        from seclea import DatasetTransformation
+        from seclea.queues.queue import Queue
+        def double(table): return table.assign(b=table.a * 2)
+        def upload(number):
+            table = pandas.DataFrame({"a": [number, number + 1]})
+            seclea.upload_dataset(table, f"raw {number}")
+            seclea.upload_dataset(double(table), f"made {number}", transformations=[DatasetTransformation(double, {"table": table})])
+        upload(0)
+        queue = Queue(maxsize=10)
+        queue.put("parent")
+        assert queue.get() == "parent"
+        release = hold(locks.values())
+        child = os.fork()
+        if not child:
+            faulthandler.dump_traceback_later(20, exit=True)
+            run.log({"loss": 1.0}, step=1)
+            upload(1)
+            queue.put("child")
+            assert queue.get() == "child"
+            assert seclea.flush(15).done
+            sys.exit(0)
+        release()
+        assert reap(child) == 0
+        queue.close()
+        print(*sorted({name.partition(":")[0] for name in locks}))
+        run.finish()
+        """,
+    )
+    assert set(told.split()) == {
+        "seclea.client.lineage.known", "seclea.client.lineage.parts", "seclea.director.pipeline",
+        "seclea.queues.consumer", "seclea.queues.producer", "seclea.queues.queue",
+    }  # fmt: skip
+    until(lambda: home.steps() == [0, 1], "what parent and child logged")
+
+
+# Forks at the n-th line of ours, as a signal handler does that comes just then: a child is there in the middle of a call.
+FORK_AT = """
+    def fork_at(wanted, call):
+        seen, forked = 0, None
+        def trace(frame, event, _):
+            nonlocal seen, forked
+            if not frame.f_globals.get("__name__", "").startswith("seclea"):
+                return None
+            if event == "line":
+                seen += 1
+                if seen == wanted:
+                    sys.settrace(None)
+                    forked = os.fork()
+            return trace
+        sys.settrace(trace)
+        try:
+            call()
+        finally:
+            sys.settrace(None)
+        return forked
+    """
+
+
+def test_a_child_forked_in_the_middle_of_a_log_call_goes_on_with_it_and_loses_nothing(home: PipelineHome) -> None:
+    told = home.run(
+        START,
+        REAP,
+        FORK_AT,
+        """
+        for step in range(1, 4): run.log({"loss": 0.0}, step=step)  # now it takes the shortest way
+        wanted = 0
+        while True:
+            wanted += 1
+            child = fork_at(wanted, lambda: run.log({"loss": 0.0}, step=3 + wanted))
+            if child == 0:
+                run.log({"child": 1.0}, step=wanted)
+                os._exit(0)
+            if child is None: break
+            assert (code := reap(child)) == 0, (wanted, code)
+        run.finish()
+        print(wanted)
+        """,
+    )
+    count = int(told)
+    assert count > 30
+    until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "every ring to be taken", 60)
+    points = home.points()
+    assert sorted(step for _, step, name, _ in points if name == "child") == list(range(1, count))
+    parents = Counter(step for _, step, name, _ in points if name == "loss")
+    assert sorted(parents) == list(range(4 + count))
+    # Handed over by the parent alone, or by both: the child goes on with what it had not handed over when it was forked.
+    assert set(parents.values()) == {1, 2}
