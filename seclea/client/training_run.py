@@ -13,7 +13,7 @@ import msgpack
 from seclea.client.validation import check_metrics, check_params, check_step, plain_types
 from seclea.director import Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import ModelState, RunStatus
-from seclea.errors import MetricError, RunFinishedError, UsageError
+from seclea.errors import MetricError, QueueClosed, RunFinishedError, UsageError
 from seclea.frames import (
     MAX_FRAME_BYTES,
     MAX_KEY_SETS,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from seclea.client.snapshot.models import ModelSnapshot
     from seclea.contract import Home
 
-_Template = tuple[Callable[..., bytes], bytes]  # packs (head, step, time_ns, values…); the head
+# Packs (head, step, time_ns, values…); the head; where it goes: to another ring it would mean something else.
+_Template = tuple[Callable[..., bytes], bytes, Callable[[int, bytes, int], int]]
 
 _POINTS = int(FrameType.POINTS)
 _packb = msgpack.packb
@@ -98,7 +99,7 @@ class TrainingRun:
         if type(metrics) is dict:
             template = self._templates.get(tuple(metrics))
             if template is not None:  # nothing but numbers is new: these names were checked, the run is not over
-                pack, head = template
+                pack, head, offer = template
                 if step is None:
                     step = self._step + 1
                 now = _time_ns()
@@ -112,24 +113,37 @@ class TrainingRun:
                         break
                 if payload is not None and type(step) is int:
                     self._step = step
-                    if not self._offer(_POINTS, payload, now):
-                        self._pipeline.put(_POINTS, payload, self._index)
-                    return
+                    try:
+                        if not offer(_POINTS, payload, now):
+                            self._pipeline.put(_POINTS, payload, self._index)
+                        return
+                    except QueueClosed:  # a signal handler forked: in the child the call goes on, to a ring of its own
+                        pass
         self._log_checked(metrics, step)
 
     def _log_checked(self, metrics: Mapping[str, Any], step: int | None) -> None:
         """`log` for the first times that these names come, and for all that needs more than a glance."""
         if self._ended is not None:
             raise self._ended_error()
-        if not self._bound:
-            self._bind()
         found = check_metrics(metrics)
         step = self._step + 1 if step is None else check_step(step)
+        while True:
+            if not self._bound:
+                self._bind()
+            pipeline = self._pipeline
+            try:
+                return self._hand_over(found, step)
+            except QueueClosed:
+                if self._bound and self._pipeline is pipeline:
+                    raise
+                # A signal handler forked meanwhile, and this is the child: once more, to a ring of its own.
+
+    def _hand_over(self, found: dict[str, Any], step: int) -> None:
         keys = tuple(found)
         template = self._templates.get(keys) or self._template(keys)
         now = _time_ns()
         if template is not None:
-            pack, head = template
+            pack, head, _ = template
             payload = pack(head, step, now, *found.values())
             self._step = step
             self._pipeline.put(_POINTS, payload, self._index)
@@ -154,7 +168,7 @@ class TrainingRun:
         number = self._pipeline.key_set(self._index, keys)
         if number is None:
             return None
-        template = points_struct(len(keys)).pack, POINTS_HEAD.pack(self._index, number)
+        template = points_struct(len(keys)).pack, POINTS_HEAD.pack(self._index, number), self._offer
         self._templates[keys] = template
         return template
 

@@ -295,8 +295,12 @@ def _make_put(
             except RuntimeError:  # a signal handler raised while we waited for the lock
                 pass
         # Only now, after the lock's atomic instruction: the consumer stores SLEEP, passes a lock, and looks at HEAD.
-        if now_ns and (words[SLEEP] or not looked_ns <= now_ns < due_ns):
-            look(now_ns)
+        try:
+            if now_ns and (words[SLEEP] or not looked_ns <= now_ns < due_ns):
+                look(now_ns)
+        except ValueError:  # closed since; or forked by a signal handler, and the frame is the parent's
+            if not words_are_released():
+                raise
         return number
 
     def put_slowly(type: int, payload: bytes, now_ns: int) -> int:
