@@ -299,6 +299,11 @@ class Pipeline:
         message = {"op": "flush", "ring": self._ring.ring_id, "sequence": self._ring.sequence}
         return ask_until(self.home, message, timeout_seconds)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this process can still put here; not after `close`, and not in a forked child."""
+        return not self._ring.closed
+
     def abandon(self) -> None:
         """In a forked child: this ring is the parent's."""
         self._ring.abandon_after_fork()
@@ -315,18 +320,20 @@ class Pipeline:
 # One per process and home
 
 _pipelines: dict[Path, Pipeline] = {}
-_pipelines_lock = threading.Lock()
+_pipelines_lock = threading.RLock()  # a signal handler may log, too
 
 
 def pipeline_of(home: Home, limits: Limits) -> Pipeline:
     """This process's pipeline into a home, made on first use."""
     pipeline = _pipelines.get(home.path)
-    if pipeline is not None:
-        return pipeline
-    with _pipelines_lock:
-        pipeline = _pipelines.get(home.path)
-        if pipeline is None:
-            pipeline = _pipelines[home.path] = Pipeline(home, limits)
+    while pipeline is None:
+        with _pipelines_lock:
+            pipeline = _pipelines.get(home.path)
+            made = None if pipeline is not None else Pipeline(home, limits)
+            if made is not None and made.is_open:  # else a signal handler forked meanwhile, and this is the child
+                pipeline = _pipelines.setdefault(home.path, made)
+                if pipeline is not made:  # a signal handler was here meanwhile
+                    made.close()
     return pipeline
 
 
@@ -345,7 +352,7 @@ def forget_after_fork(client: Any) -> None:
 
 def _after_fork_in_child() -> None:
     global _pipelines_lock
-    _pipelines_lock = threading.Lock()
+    _pipelines_lock = threading.RLock()
     for pipeline in _pipelines.values():
         pipeline.abandon()
     _abandoned.extend(_pipelines.values())  # never collected here: closing the parent's files is not ours to do
@@ -360,8 +367,9 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
     for _ in range(10):
-        # A writer that leaves removes an empty directory; it may be the one that we just chose.
-        with contextlib.suppress(FileNotFoundError):
+        # A writer that leaves removes an empty directory; it may be the one that we just chose. And if a signal handler
+        # forks meanwhile, parent and child make the same file.
+        with contextlib.suppress(FileNotFoundError, FileExistsError, BlockingIOError):
             return Producer.create(_ring_directory(home), capacity_bytes=RING_BYTES, attend=attend)
     raise PipelineError(f"There is no place for a ring of {home.path}.", "Is something removing its directories?")
 

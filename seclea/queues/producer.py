@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
@@ -118,19 +119,24 @@ class Producer:
         if len(ring_id) != 16 or not 0 < capacity_bytes <= LARGEST_CAPACITY:
             raise UsageError("A ring needs an id of 16 bytes and a capacity above 0.")
         capacity_bytes = -(-capacity_bytes // PAGE) * PAGE
+        pid = os.getpid()
         path = segment.private_directory(directory) / f"{ring_id.hex()}{SUFFIX}"
         descriptor = segment.create_unfinished(path, HEADER_BYTES + capacity_bytes)
         try:
             memory = segment.map_shared(descriptor, HEADER_BYTES + capacity_bytes, populate=True)
-            pid = os.getpid()
             start, boot = segment.process_start(pid), segment.boot_id()
             IDENTITY.pack_into(memory, 0, MAGIC, VERSION, CRC32, capacity_bytes, ring_id, pid, start, boot)
+            if os.getpid() != pid:  # a signal handler forked meanwhile, and this is the child
+                raise FileExistsError(errno.EEXIST, "belongs to the parent", str(path))
             segment.finish(path)
         except BaseException:
             segment.discard_unfinished(path)
             os.close(descriptor)
             raise
-        return cls(path, ring_id, descriptor, memory, attend)
+        made = cls(path, ring_id, descriptor, memory, attend)
+        if os.getpid() != pid:
+            made.abandon_after_fork()
+        return made
 
     def _word(self, index: int) -> int:
         try:

@@ -1,5 +1,8 @@
 """Every way in which a job's processes come and go: each record is kept once, and no child hangs."""
 
+import os
+import signal
+import time
 from collections import Counter
 
 from tests.pipeline import PipelineHome, until
@@ -45,7 +48,9 @@ LOCKS = """
     """
 
 
-def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_logs_flushes_and_ends(home: PipelineHome) -> None:
+def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_logs_flushes_and_ends(
+    home: PipelineHome,
+) -> None:
     told = home.run(
         LOCKS,
         START,
@@ -139,3 +144,137 @@ def test_a_child_forked_in_the_middle_of_a_log_call_goes_on_with_it_and_loses_no
     assert sorted(parents) == list(range(4 + count))
     # Handed over by the parent alone, or by both: the child goes on with what it had not handed over when it was forked.
     assert set(parents.values()) == {1, 2}
+
+
+def test_a_child_forked_while_a_thread_waits_for_room_does_not_inherit_the_wait(home: PipelineHome) -> None:
+    script = home.script(
+        START,
+        REAP,
+        """
+        assert seclea.flush(20).done
+        deadline = time.monotonic() + 20
+        while not run._pipeline._ring.paused:  # at the writer's next look at the limits
+            assert time.monotonic() < deadline
+        waiting = threading.Thread(target=run.log, args=({"parent": 1.0}, 1))
+        waiting.start()
+        while not run._pipeline._room._told: assert time.monotonic() < deadline
+        began = time.monotonic()
+        quiet = os.fork()
+        if not quiet:
+            seclea.terminate()
+            sys.exit(0)
+        assert reap(quiet) == 0
+        print(time.monotonic() - began, flush=True)
+        input()
+        """,
+        SECLEA_LIMITS_MIN_FREE_DISK="100000TB",
+        SECLEA_LIMITS_WAIT_TIMEOUT_SECONDS=60,
+    )
+    assert float(script.hear()) < 10, "the child waited with its parent"
+    script.kill()
+
+
+def test_two_hundred_children_that_log_once_and_leave_at_once_lose_nothing(home: PipelineHome) -> None:
+    home.run(
+        START,
+        REAP,
+        """
+        children = []
+        for step in range(1, 201):
+            if not (child := os.fork()):
+                run.log({"loss": 1.0}, step=step)
+                os._exit(0)
+            children.append(child)
+        assert [reap(child) for child in children] == [0] * 200
+        run.finish()
+        """,
+    )
+    until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "every ring to be taken")
+    assert home.steps() == list(range(201))
+
+
+def test_each_way_in_which_a_child_ends_keeps_what_it_logged_and_none_hangs(home: PipelineHome) -> None:
+    """Also a child of a child, and children that never log: those make no ring and start nothing."""
+    home.run(
+        START,
+        REAP,
+        """
+        before = len(os.listdir(seclea.home.rings))
+        def by_signal(number):
+            os.kill(os.getpid(), number)
+            signal.pause()
+        def by_exception(): raise RuntimeError("as it should be")
+        def grandchild():
+            if child := os.fork(): os._exit(reap(child))
+            run.log({"loss": 2.0}, step=100)
+            sys.exit(5)
+        ends = [
+            (lambda: os._exit(3), 3), (lambda: sys.exit(4), 4), (by_exception, 1), (grandchild, 5), (lambda: None, 0),
+            (lambda: by_signal(signal.SIGKILL), -9), (lambda: by_signal(signal.SIGTERM), -15),
+        ]
+        for logs in (False, True):
+            for step, (end, code) in enumerate(ends, 1):
+                if not (child := os.fork()):
+                    signal.alarm(20)
+                    if logs: run.log({"loss": 1.0}, step=step)
+                    if end is grandchild and not logs: sys.exit(5)
+                    end()
+                    sys.exit(0)
+                assert (found := reap(child)) == code, (step, found)
+            if not logs: assert len(os.listdir(seclea.home.rings)) == before
+        run.finish()
+        """,
+    )
+    until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "every ring to be taken")
+    assert home.steps() == [0, 1, 2, 3, 4, 5, 6, 7, 100]
+    assert list(home.finishes().values()) == ["finished"], "no child ended the run"
+
+
+# From its last line to its end, so that imports do not count.
+ENDS = """
+    import time
+    print(flush=True)
+    input()
+    print(time.monotonic(), flush=True)
+    """
+
+
+def test_the_end_of_a_job_is_not_delayed_whatever_the_writer_does(home: PipelineHome) -> None:
+    """Alive, stopped, dead: with finish(), without, by an exception, from `seclea.init`, and of a forked child."""
+    ways = {
+        "nothing of ours": ("import sys, threading", ""),
+        "finish": (START, "run.finish()"),
+        "no finish": (START, ""),
+        "exception": (START, "raise RuntimeError('as it should be')"),
+        "module": ("import seclea; seclea.init('Claims'); seclea.log({'loss': 1.0}, step=1)", ""),
+        "child": (START, "child = os.fork()\nif child: os.waitpid(child, 0)\nelse: run.log({'loss': 1.0}, step=2)"),
+    }
+
+    def seconds_to_end(wanted: set[str], state: str) -> dict[str, float]:
+        scripts = {way: home.script(*ways[way][:1], ENDS, *ways[way][1:]) for way in ways if way in wanted}
+        for script in scripts.values():
+            script.hear()
+        home.sender_pid()
+        if state != "alive":
+            os.kill(home.writer_pid(), {"stopped": signal.SIGSTOP, "dead": signal.SIGKILL}[state])
+        found = {}
+        for way, script in scripts.items():
+            script.tell()
+            began = float(script.hear())
+            code = script.process.wait(30)
+            found[way] = time.monotonic() - began
+            assert code == (way == "exception"), script.errors
+        for pid in home.pids_of("seclea.writer"):
+            os.kill(pid, signal.SIGCONT)
+        return found
+
+    for state in ("alive", "dead", "stopped"):
+        late = {way: 9.0 for way in ways}
+        for _ in range(3):  # what a busy machine adds is no wait of ours, which would be there each time
+            found = seconds_to_end({way for way in ways if late[way] > 0.2} | {"nothing of ours"}, state)
+            bare = found["nothing of ours"]
+            late |= {way: min(late[way], seconds - bare) for way, seconds in found.items()}
+            if max(late.values()) < 0.2:
+                break
+        print(state, {way: round(seconds, 3) for way, seconds in late.items()})
+        assert max(late.values()) < 0.2, (state, late)
