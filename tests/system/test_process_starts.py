@@ -60,10 +60,11 @@ def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_lo
         from seclea import DatasetTransformation
         from seclea.queues.queue import Queue
         def double(table): return table.assign(b=table.a * 2)
+        def double_of(table): return DatasetTransformation(double, {"table": table})
         def upload(number):
             table = pandas.DataFrame({"a": [number, number + 1]})
             seclea.upload_dataset(table, f"raw {number}")
-            seclea.upload_dataset(double(table), f"made {number}", transformations=[DatasetTransformation(double, {"table": table})])
+            seclea.upload_dataset(double(table), f"made {number}", transformations=[double_of(table)])
         upload(0)
         queue = Queue(maxsize=10)
         queue.put("parent")
@@ -228,53 +229,3 @@ def test_each_way_in_which_a_child_ends_keeps_what_it_logged_and_none_hangs(home
     until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "every ring to be taken")
     assert home.steps() == [0, 1, 2, 3, 4, 5, 6, 7, 100]
     assert list(home.finishes().values()) == ["finished"], "no child ended the run"
-
-
-# From its last line to its end, so that imports do not count.
-ENDS = """
-    import time
-    print(flush=True)
-    input()
-    print(time.monotonic(), flush=True)
-    """
-
-
-def test_the_end_of_a_job_is_not_delayed_whatever_the_writer_does(home: PipelineHome) -> None:
-    """Alive, stopped, dead: with finish(), without, by an exception, from `seclea.init`, and of a forked child."""
-    ways = {
-        "nothing of ours": ("import sys, threading", ""),
-        "finish": (START, "run.finish()"),
-        "no finish": (START, ""),
-        "exception": (START, "raise RuntimeError('as it should be')"),
-        "module": ("import seclea; seclea.init('Claims'); seclea.log({'loss': 1.0}, step=1)", ""),
-        "child": (START, "child = os.fork()\nif child: os.waitpid(child, 0)\nelse: run.log({'loss': 1.0}, step=2)"),
-    }
-
-    def seconds_to_end(wanted: set[str], state: str) -> dict[str, float]:
-        scripts = {way: home.script(*ways[way][:1], ENDS, *ways[way][1:]) for way in ways if way in wanted}
-        for script in scripts.values():
-            script.hear()
-        home.sender_pid()
-        if state != "alive":
-            os.kill(home.writer_pid(), {"stopped": signal.SIGSTOP, "dead": signal.SIGKILL}[state])
-        found = {}
-        for way, script in scripts.items():
-            script.tell()
-            began = float(script.hear())
-            code = script.process.wait(30)
-            found[way] = time.monotonic() - began
-            assert code == (way == "exception"), script.errors
-        for pid in home.pids_of("seclea.writer"):
-            os.kill(pid, signal.SIGCONT)
-        return found
-
-    for state in ("alive", "dead", "stopped"):
-        late = {way: 9.0 for way in ways}
-        for _ in range(3):  # what a busy machine adds is no wait of ours, which would be there each time
-            found = seconds_to_end({way for way in ways if late[way] > 0.2} | {"nothing of ours"}, state)
-            bare = found["nothing of ours"]
-            late |= {way: min(late[way], seconds - bare) for way, seconds in found.items()}
-            if max(late.values()) < 0.2:
-                break
-        print(state, {way: round(seconds, 3) for way, seconds in late.items()})
-        assert max(late.values()) < 0.2, (state, late)
