@@ -10,6 +10,7 @@ Rule 3  A put never raises for a reason of ours: a missing writer is started, a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 RING_BYTES = 4 << 20
 _LOOK_NS = 2_000_000_000  # a writer that has not beaten for this long is looked for
 _BELL_NS = 50_000_000  # between two bells of one process
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Pipeline:
         self._key_sets: dict[tuple[str, ...], int] = {}
         self._next_bell = 0
         self._next_look = 0
+        self._trouble = ""
         self.offer = self._ring.put
         """``offer(type, payload, now_ns)``: the hot path, `Producer.put` itself. On 0 go on with `put`."""
         self._ensure()
@@ -116,7 +119,11 @@ class Pipeline:
         try:
             ensure_writer(self.home)
         except (PipelineError, OSError) as error:
-            log.warning("%s", error)
+            if str(error) != self._trouble:  # once
+                self._trouble = str(error)
+                log.warning("%s", error)
+        else:
+            self._trouble = ""
 
     # -- pauses --------------------------------------------------------------------------------------------------
 
@@ -366,24 +373,34 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
+    problem = "something removes its directories"
     for _ in range(10):
         # A writer that leaves removes an empty directory; it may be the one that we just chose. And if a signal handler
         # forks meanwhile, parent and child make the same file.
         with contextlib.suppress(FileNotFoundError, FileExistsError, BlockingIOError):
-            return Producer.create(_ring_directory(home), capacity_bytes=RING_BYTES, attend=attend)
-    raise PipelineError(f"There is no place for a ring of {home.path}.", "Is something removing its directories?")
+            for directory in _ring_directories(home):
+                try:
+                    return Producer.create(directory, capacity_bytes=RING_BYTES, attend=attend)
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    problem = str(error)
+            break
+    raise PipelineError(
+        f"There is no place for a ring of {home.path}: {problem}.", "Make room there, or set SECLEA_HOME elsewhere."
+    )
 
 
-def _ring_directory(home: Home) -> Path:
-    """Shared memory when it is roomy and we are not in a container; else the home."""
+def _ring_directories(home: Home) -> list[Path]:
+    """Where to try: shared memory when it is roomy and we are not in a container, and the home."""
     if Path("/dev/shm").is_dir() and not _in_container():  # noqa: S108
         with contextlib.suppress(OSError, PipelineError):
             private_directory(home.shared_rings.parent)
             private_directory(home.shared_rings)
-            found = roomy_directory([home.shared_rings], 4 * RING_BYTES)
-            if found is not None:
-                return found
-    return home.rings
+            # A small one (64 MB in containers) is for the job's own data loaders.
+            if roomy_directory([home.shared_rings, home.rings], 4 * RING_BYTES) == home.shared_rings:
+                return [home.shared_rings, home.rings]
+    return [home.rings]
 
 
 def _in_container() -> bool:

@@ -31,14 +31,15 @@ def private_directory(path: Path) -> Path:
     Raises:
         PipelineError: somebody else owns it, or it is a link.
     """
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
+    for directory in (*reversed(path.parents), path) if not path.parent.is_dir() else (path,):
+        try:
+            os.mkdir(directory, 0o700)
+            os.chmod(directory, 0o700)  # under a umask like 0777 nobody could enter it
+        except FileExistsError:
+            pass
+        except OSError:  # a read-only file system refuses even what exists
+            if not directory.is_dir():
+                raise
     facts = os.lstat(path)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
         raise PipelineError(
@@ -148,14 +149,14 @@ class MessageBuffer:
 
 
 def ring_bell(home: Home) -> bool:
-    """Wake the writer; False when nobody listens. Never blocks."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
-        try:
+    """Wake the writer; False when nobody listens. Never blocks, never raises."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
             connection.connect(os.fspath(home.socket))
-        except BlockingIOError:
-            return True  # its backlog is full: it has bells enough
-        except OSError:
-            return False
+    except BlockingIOError:
+        return True  # its backlog is full: it has bells enough
+    except OSError:  # also where this process has no descriptor left
+        return False
     return True
 
 

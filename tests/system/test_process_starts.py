@@ -1,8 +1,5 @@
 """Every way in which a job's processes come and go: each record is kept once, and no child hangs."""
 
-import os
-import signal
-import time
 from collections import Counter
 
 from tests.pipeline import PipelineHome, until
