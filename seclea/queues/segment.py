@@ -114,8 +114,12 @@ def discard_unfinished(path: Path) -> None:
         pass
 
 
-def sweep_unfinished(directory: Path) -> int:
-    """Remove what killed makers left half made in ``directory``; returns how many files that were."""
+def sweep_unfinished(directory: Path, older_than_seconds: float = _UNFINISHED_SECONDS) -> int:
+    """Remove what killed makers left half made in ``directory``; returns how many files that were.
+
+    A maker that lives takes its lock right after it has made the file. Should we come just between, its `finish` fails,
+    with `FileNotFoundError`.
+    """
     removed = 0
     with os.scandir(directory) as entries:
         names = [entry.path for entry in entries if entry.name.endswith(UNFINISHED)]
@@ -126,7 +130,7 @@ def sweep_unfinished(directory: Path) -> int:
             continue
         try:
             age_seconds = time.time() - os.fstat(descriptor).st_mtime
-            if age_seconds > _UNFINISHED_SECONDS and not is_locked(descriptor):
+            if age_seconds > older_than_seconds and not is_locked(descriptor):
                 os.unlink(name)
                 removed += 1
         except FileNotFoundError:

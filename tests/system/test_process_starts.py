@@ -1,5 +1,6 @@
 """Every way in which a job's processes come and go: each record is kept once, and no child hangs."""
 
+import json
 from collections import Counter
 
 from tests.pipeline import PipelineHome, until
@@ -226,3 +227,58 @@ def test_each_way_in_which_a_child_ends_keeps_what_it_logged_and_none_hangs(home
     until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "every ring to be taken")
     assert home.steps() == [0, 1, 2, 3, 4, 5, 6, 7, 100]
     assert list(home.finishes().values()) == ["finished"], "no child ended the run"
+
+
+# Children of a process that has imported everything and opened nothing, released together by a pipe that closes.
+TOGETHER = """
+    import os, signal, sys, time
+    import seclea.client.login, seclea.client.seclea_ai
+    from seclea import SecleaAI
+    waiting, told, go = os.pipe(), os.pipe(), os.pipe()
+    children = []
+    for number in range(72):
+        if child := os.fork():
+            children.append(child)
+            continue
+        os.close(go[1])
+        os.write(waiting[1], b".")
+        os.read(go[0], 1)
+        run = SecleaAI("Claims", "local", platform_url="local").start_training_run(f"run {number}")
+        run.log({"loss": 1.0}, step=number)
+        os.write(told[1], f"{number} {time.monotonic()};".encode())
+        run.finish()
+        while True: signal.pause()
+    for _ in children: os.read(waiting[0], 1)
+    began = time.monotonic()
+    os.close(go[1])
+    for doomed in children[64:]:  # one after the other, somewhere in their first calls
+        os.kill(doomed, signal.SIGKILL)
+        os.waitpid(doomed, 0)
+    said, times = b"", {}
+    while len(set(times) & set(range(64))) < 64:
+        said += os.read(told[0], 4096)
+        times = {int(one.split()[0]): float(one.split()[1]) - began for one in said.split(b";")[:-1]}
+    print(max(times[number] for number in range(64)), flush=True)
+    print(sorted(set(times) - set(range(64))), flush=True)
+    input()
+    for child in children[:64]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    """
+
+
+def test_sixty_four_processes_that_start_together_have_one_writer_and_are_connected_within_two_seconds(
+    home: PipelineHome,
+) -> None:
+    """Eight more are killed in the middle of it, and what those had logged before is there as well."""
+    script = home.script(TOGETHER)
+    seconds, killed = float(script.hear()), json.loads(script.hear())
+    until(lambda: len(home.finishes()) >= 64, "every run's end")
+    assert set(home.steps()) >= {*range(64), *killed}
+    assert len(home.steps()) == len(set(home.steps())), "each is there once"
+    assert home.pids_of("seclea.writer") == [home.writer_pid()]
+    assert home.rows("SELECT count(*) FROM records WHERE kind = 'project'") == [(1,)]
+    script.tell()
+    script.end()
+    print(f"connected within {seconds:.2f} s")
+    assert seconds < 2.0
