@@ -255,3 +255,68 @@ def test_two_jobs_of_one_home_with_different_runtime_directories_share_a_writer(
     assert len(home.pids_of("seclea.writer")) == 1
     first.tell()
     first.end()
+
+
+# -- shared memory
+
+
+CAN_MOUNT = ["unshare", "-m", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /dev/shm"]
+
+
+@pytest.mark.parametrize("size", ["1m", "64m"])
+def test_a_small_shared_memory_is_left_to_the_job(home: PipelineHome, size: str) -> None:
+    if shutil.which("unshare") is None or subprocess.run(CAN_MOUNT, capture_output=True).returncode:
+        pytest.skip("may not mount a /dev/shm of its own (needs unshare -m, as root)")
+    done = shell(
+        home,
+        f'unshare -m sh -c "mount -t tmpfs -o size={size} tmpfs /dev/shm && exec JOB"',
+        """
+        from seclea.director import pipeline as director
+        director._in_container = lambda: False
+        """,
+        START,
+        """
+        ready, go = os.pipe(), os.pipe()
+        for _ in range(3):
+            if not os.fork():
+                run.log({"child": 1.0}, step=1)
+                os.write(ready[1], b".")
+                os.close(go[1])
+                os.read(go[0], 1)
+                os._exit(0)
+        for _ in range(3): os.read(ready[0], 1)
+        space = os.statvfs("/dev/shm")
+        print(1 - space.f_bfree / space.f_blocks)
+        os.close(go[1])
+        """,
+        FINISH,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.07, "one ring of 4 MiB at most, the others are in the home"
+    until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "the run's end")
+    assert home.steps() == [0, 1, 1, 1, 1]
+
+
+def test_shared_memory_that_fills_up_just_when_a_ring_is_made_is_replaced_by_the_home(home: PipelineHome) -> None:
+    if shutil.which("unshare") is None or subprocess.run(CAN_MOUNT, capture_output=True).returncode:
+        pytest.skip("may not mount a /dev/shm of its own (needs unshare -m, as root)")
+    done = shell(
+        home,
+        'unshare -m sh -c "mount -t tmpfs -o size=80m tmpfs /dev/shm && exec JOB"',
+        """
+        import os
+        from seclea.director import pipeline as director
+        director._in_container = lambda: False
+        look = director.roomy_directory
+        def look_then_fill(*arguments):  # as a data loader does between our look and our file
+            found = look(*arguments)
+            with open("/dev/shm/batch", "wb") as batch: os.posix_fallocate(batch.fileno(), 0, 78 << 20)
+            return found
+        director.roomy_directory = look_then_fill
+        """,
+        START,
+        "assert not list(seclea.home.shared_rings.glob('*')) and seclea.home.shared_rings.exists()",
+        FINISH,
+    )
+    assert done.returncode == 0, done.stderr
+    both_are_there(home)

@@ -1,9 +1,12 @@
 """Every way in which a job's processes come and go: each record is kept once, and no child hangs."""
 
 import json
+import textwrap
 from collections import Counter
 
-from tests.pipeline import PipelineHome, until
+import pytest
+
+from tests.pipeline import PipelineHome, is_running, until
 
 START = """
     import os, signal, sys, threading, time
@@ -282,3 +285,189 @@ def test_sixty_four_processes_that_start_together_have_one_writer_and_are_connec
     script.end()
     print(f"connected within {seconds:.2f} s")
     assert seconds < 2.0
+
+
+# What other processes run is imported by them, so it stands in a module; `job` is its name.
+JOB = """
+    import os
+    def work(run, step):
+        run.log({"loss": 1.0}, step=step)
+        return step
+    def work_spawned(index, run):
+        run.log({"loss": 1.0}, step=10 + index)
+    class Items:
+        def __init__(self, run, first): self.run, self.first = run, first
+        def __len__(self): return 8
+        def __getitem__(self, index):
+            self.run.log({"item": 1.0}, step=self.first + index)
+            return index
+    """
+
+
+def test_forkservers_and_pools_of_processes_and_threads_log_to_the_run_that_they_are_given(home: PipelineHome) -> None:
+    (home.work / "job.py").write_text(textwrap.dedent(JOB), "utf-8")
+    home.run(
+        """
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+        from functools import partial
+        from seclea import SecleaAI
+        import job
+        if __name__ == "__main__":
+            server = multiprocessing.get_context("forkserver")
+            warm = server.Process(target=print)  # it runs before there is a run
+            warm.start(); warm.join()
+            run = SecleaAI("Claims").start_training_run()
+            for step in (1, 2):
+                child = server.Process(target=job.work, args=(run, step))
+                child.start(); child.join()
+                assert child.exitcode == 0
+            for step, method in ((10, "fork"), (20, "forkserver"), (30, "spawn")):
+                with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+                    assert len(list(pool.map(partial(job.work, run), range(step, step + 6)))) == 6
+                with multiprocessing.get_context(method).Pool(2) as pool:  # ended by terminate()
+                    assert len(pool.map(partial(job.work, run), range(step + 100, step + 106))) == 6
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(partial(job.work, run), range(40, 60)))
+            run.finish()
+        """
+    )
+    until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "every ring to be taken")
+    tens = [step + one for step in (10, 20, 30, 110, 120, 130) for one in range(6)]
+    assert home.steps() == sorted([1, 2, *tens, *range(40, 60)])
+
+
+@pytest.mark.torch
+def test_workers_of_a_data_loader_and_of_torch_spawn_log_to_the_run(home: PipelineHome) -> None:
+    pytest.importorskip("torch")
+    (home.work / "job.py").write_text(textwrap.dedent(JOB), "utf-8")
+    home.script(
+        """
+        import torch.multiprocessing
+        from torch.utils.data import DataLoader
+        from seclea import SecleaAI
+        import job
+        if __name__ == "__main__":
+            run = SecleaAI("Claims").start_training_run()
+            first = 100
+            for method, persistent, workers in (("fork", False, 2), ("fork", True, 2), ("spawn", True, 1)):
+                items = job.Items(run, first)
+                how = dict(num_workers=workers, persistent_workers=persistent, multiprocessing_context=method)
+                loader = DataLoader(items, 2, **how)
+                for epoch in range(2):
+                    assert sum(len(batch) for batch in loader) == 8
+                del loader
+                first += 100
+            torch.multiprocessing.spawn(job.work_spawned, args=(run,), nprocs=1)
+            run.finish()
+        """
+    ).end(seconds=90)
+    until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "every ring to be taken")
+    items = [first + one for first in (100, 200, 300) for one in range(8)]
+    assert home.steps() == sorted([10, *items, *items]), "two epochs"
+
+
+def test_another_script_of_the_job_has_a_run_of_its_own_and_the_same_writer(home: PipelineHome) -> None:
+    (home.work / "other.py").write_text(textwrap.dedent(START) + "run.finish()\n", "utf-8")
+    home.run(
+        START,
+        """
+        import subprocess
+        subprocess.run([sys.executable, "other.py"], check=True)
+        run.finish()
+        """,
+    )
+    until(lambda: len(home.finishes()) == 2, "both runs' ends")
+    assert home.steps() == [0, 0]
+    assert home.rows("SELECT count(*) FROM events WHERE kind = 'start'") == [(1,)]
+
+
+def test_a_process_that_becomes_another_program_loses_nothing(home: PipelineHome) -> None:
+    (home.work / "other.py").write_text(textwrap.dedent(START) + "run.finish()\n", "utf-8")
+    home.run(START, "run.log({'loss': 1.0}, step=1)", "os.execv(sys.executable, [sys.executable, 'other.py'])")
+    until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "every ring to be taken")
+    assert home.steps() == [0, 0, 1]
+
+
+def test_a_daemon_logs_after_the_process_that_started_it_is_gone(home: PipelineHome) -> None:
+    script = home.script(
+        START,
+        """
+        if os.fork(): os._exit(0)
+        os.setsid()
+        if os.fork(): os._exit(0)
+        print(flush=True)
+        input()
+        run.log({"loss": 1.0}, step=1)
+        run.finish()
+        print(os.getpid(), flush=True)
+        """,
+    )
+    script.hear()
+    script.process.wait(10)
+    until(lambda: home.steps() == [0], "what the first process logged")
+    script.tell()
+    pid = int(script.hear())
+    until(lambda: not is_running(pid), "the daemon's end")
+    until(lambda: home.steps() == [0, 1] and not list(home.home.rings.iterdir()), "what the daemon logged")
+
+
+def test_two_runs_and_two_homes_in_one_process_are_kept_apart(home: PipelineHome) -> None:
+    """Also by threads that log to both, and in a child."""
+    other = home.root / "second home"
+    told = home.run(
+        START,
+        """
+        second = seclea.start_training_run()
+        os.environ["SECLEA_HOME"] = os.environ["OTHER"]
+        elsewhere = SecleaAI("Claims").start_training_run()
+        def log(number):
+            for step in range(200):
+                for where in (run, second, elsewhere):
+                    where.log({where.uuid: float(number)}, step=step)
+        threads = [threading.Thread(target=log, args=(number,)) for number in range(3)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        if not (child := os.fork()):
+            log(3)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        for where in (run, second, elsewhere): where.finish()
+        print(run.uuid, second.uuid, elsewhere.uuid)
+        """,
+        OTHER=other,
+    )
+    first, second, elsewhere = told.split()
+    wanted = Counter((run, step, run) for run in (first, second) for step in range(200) for _ in range(4))
+    until(lambda: len(home.finishes()) == 2 and len(home.points()) == 1601, "all of the first home")
+    assert Counter((run, step, name) for run, step, name, _ in home.points() if name != "loss") == wanted
+    mine, home.path = home.path, other
+    until(lambda: len(home.finishes()) == 1 and len(home.points()) == 800, "all of the second home")
+    assert {(run, name) for run, _, name, _ in home.points()} == {(elsewhere, elsewhere)}
+    assert home.command("stop").returncode == 0
+    home.path = mine
+
+
+def test_what_a_child_logs_after_its_parent_has_finished_the_run_is_kept_and_delivered(home: PipelineHome) -> None:
+    """At the home's own portal, too: a record's place is its stream's, whether the run has ended or not."""
+    script = home.script(
+        START,
+        """
+        if not (child := os.fork()):
+            input()
+            run.log({"loss": 1.0}, step=1)
+            os._exit(0)
+        run.finish()
+        print(seclea.complete(60).reasons, flush=True)
+        assert os.waitpid(child, 0)[1] == 0
+        print(seclea.complete(60), flush=True)
+        """,
+        SECLEA_PLATFORM_URL="local",
+        SECLEA_AUTH_URL="local",
+    )
+    assert script.hear() == "()"
+    script.tell()
+    assert "done=True" in script.hear()
+    script.end()
+    assert home.rows("SELECT points, status FROM records WHERE kind = 'metrics'") == [(1, "Completed")] * 2
+    assert home.rows("SELECT kind FROM events WHERE kind <> 'start'") == []
