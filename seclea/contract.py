@@ -96,6 +96,7 @@ class Home:
         self.writer_lock = self.path / "writer.lock"
         self.sender_lock = self.path / "sender.lock"
         self.identity = self.path / "home.json"
+        self.socket_link = self.path / "writer.sock"  # to where the writer listens: see `runtime`
 
     def __repr__(self) -> str:
         return f"Home({str(self.path)!r})"
@@ -107,9 +108,13 @@ class Home:
 
     @property
     def runtime(self) -> Path:
-        """The directory of the sockets: at most 107 bytes with a file name in it, 0700."""
+        """The directory for sockets made by this process: at most 107 bytes with a file name in it, 0700.
+
+        Two jobs of one home may have different ones (a login session has ``XDG_RUNTIME_DIR``, cron has not), or that of
+        another user (sudo). So look for the writer by its link.
+        """
         base = os.environ.get("XDG_RUNTIME_DIR")
-        if base and os.path.isabs(base) and len(base) <= 60:
+        if base and os.path.isabs(base) and len(os.fsencode(base)) <= 60 and _is_own(base):
             return Path(base) / "seclea"
         return Path("/tmp") / f"seclea-{os.getuid()}"  # noqa: S108  (0700, owner checked)
 
@@ -122,3 +127,10 @@ class Home:
     def portal_socket(self) -> Path:
         """The embedded portal's unix socket."""
         return self.runtime / f"{self.name}.portal.sock"
+
+
+def _is_own(directory: str) -> bool:
+    try:
+        return os.stat(directory).st_uid == os.getuid() and os.access(directory, os.W_OK | os.X_OK)
+    except OSError:
+        return False

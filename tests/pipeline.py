@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pytest
 
@@ -235,7 +236,9 @@ class PipelineHome:
         """Ask the ledger, with nothing of seclea in between. Empty where there is none yet."""
         if not self.home.ledger.exists():
             return []
-        with contextlib.closing(sqlite3.connect(f"file:{self.home.ledger}?mode=ro", uri=True, timeout=10)) as ledger:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(os.fsencode(self.home.ledger))}?mode=ro", uri=True, timeout=10)
+        ) as ledger:
             try:
                 return ledger.execute(sql, parameters).fetchall()
             except sqlite3.OperationalError as error:

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import webbrowser
+from pathlib import Path
 from typing import Any
 
 from seclea.api.session import Session
@@ -16,7 +17,7 @@ from seclea.contract import Home
 from seclea.director import progress
 from seclea.errors import PipelineError, PortalUnavailable
 from seclea.processes.liveness import ProcessIdentity, identity_of, is_alive
-from seclea.processes.rendezvous import ask, is_held, prepare, take_lock
+from seclea.processes.rendezvous import ask, is_held, prepare, take_lock, where_it_listens
 from seclea.processes.start import ensure_writer
 from seclea.sender.embedded import EmbeddedPortal, missing_parts
 from seclea.settings import format_size, home_directory
@@ -136,7 +137,8 @@ def _remove_sockets(home: Home) -> None:
     lock = take_lock(home.writer_lock)
     if lock is None:
         return  # a new writer is there already
-    home.socket.unlink(missing_ok=True)
+    Path(where_it_listens(home)).unlink(missing_ok=True)
+    home.socket_link.unlink(missing_ok=True)
     if not is_held(home.portal / "portal.lock"):
         home.portal_socket.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # other homes may have their sockets there

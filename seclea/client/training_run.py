@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from seclea.client.validation import check_metrics, check_params, check_step, plain_types
-from seclea.director import Progress, Speaker, forget_after_fork, pipeline_of, progress
+from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import ModelState, RunStatus
-from seclea.errors import MetricError, RunFinishedError, UsageError
+from seclea.errors import MetricError, QueueClosed, RunFinishedError, UsageError
 from seclea.frames import (
     MAX_FRAME_BYTES,
     MAX_KEY_SETS,
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from seclea.client.snapshot.models import ModelSnapshot
     from seclea.contract import Home
 
-_Template = tuple[Callable[..., bytes], bytes]  # packs (head, step, time_ns, values…); the head
+# Packs (head, step, time_ns, values…); the head; the pipeline and stream that it is for: in another ring it means another.
+_Template = tuple[Callable[..., bytes], bytes, Pipeline, int]
 
 _POINTS = int(FrameType.POINTS)
 _packb = msgpack.packb
@@ -67,7 +68,6 @@ class TrainingRun:
         pipeline = pipeline_of(self._home, self._limits)
         self._pipeline = pipeline
         self._index = pipeline.stream(self._speaker, self.uuid, launcher_rank())
-        self._offer = pipeline.offer
         self._bound = True
 
     @property
@@ -77,7 +77,7 @@ class TrainingRun:
     def after_fork_in_child(self) -> None:
         """The ring was the parent's: bind to this process's own at the first call."""
         self._bound = False
-        self._templates.clear()
+        self._templates = {}  # not cleared: a call that the fork cut in two may still write to the old ones
 
     def __repr__(self) -> str:
         return f"TrainingRun({self.name or self.uuid!r}, {self._ended or 'running'})"
@@ -102,7 +102,7 @@ class TrainingRun:
         if type(metrics) is dict:
             template = self._templates.get(tuple(metrics))
             if template is not None:  # nothing but numbers is new: these names were checked, the run is not over
-                pack, head = template
+                pack, head, pipeline, index = template
                 if step is None:
                     step = self._step + 1
                 now = _time_ns()
@@ -116,37 +116,59 @@ class TrainingRun:
                         break
                 if payload is not None and type(step) is int:
                     self._step = step
-                    if not self._offer(_POINTS, payload, now):
-                        self._pipeline.put(_POINTS, payload, self._index)
-                    return
+                    try:
+                        if not pipeline.offer(_POINTS, payload, now):
+                            pipeline.put(_POINTS, payload, index)
+                        return
+                    except QueueClosed:  # a signal handler forked: in the child the call goes on, to a ring of its own
+                        pass
         self._log_checked(metrics, step)
 
     def _log_checked(self, metrics: Mapping[str, Any], step: int | None) -> None:
         """`log` for the first times that these names come, and for all that needs more than a glance."""
         if self._ended is not None:
             raise self._ended_error()
-        if not self._bound:
-            self._bind()
         found = check_metrics(metrics)
         step = check_step(self._step + 1 if step is None else step)
+        while True:
+            if not self._bound or not self._pipeline.is_open:
+                self._bind()
+            pipeline = self._pipeline
+            try:
+                return self._hand_over(pipeline, self._index, self._templates, found, step)
+            except QueueClosed:
+                if pipeline.is_open:
+                    raise
+                # A signal handler forked meanwhile, and this is the child: once more, to a ring of its own.
+
+    def _hand_over(
+        self,
+        pipeline: Pipeline,
+        index: int,
+        templates: dict[tuple[str, ...], _Template],
+        found: dict[str, Any],
+        step: int,
+    ) -> None:
         keys = tuple(found)
-        template = self._templates.get(keys) or self._template(keys)
+        template = templates.get(keys)
+        if template is None or template[2] is not pipeline:
+            template = self._template(pipeline, index, keys)
         now = _time_ns()
         if template is not None:
-            pack, head = template
-            payload = pack(head, step, now, *found.values())
+            templates[keys] = template
+            payload = template[0](template[1], step, now, *found.values())
             self._step = step
-            self._pipeline.put(_POINTS, payload, self._index)
+            pipeline.put(_POINTS, payload, index)
             return
-        payload = _packb((self._index, step, now, found))
+        payload = _packb((index, step, now, found))
         if len(payload) > MAX_FRAME_BYTES and len(found) > MAX_KEYS:
             raise MetricError(
                 f"One call takes {MAX_KEYS} metrics, not {len(found)}.", "Log them in parts, at one step."
             )
         self._step = step
-        self._pipeline.put_large(FrameType.METRICS, payload, self._index)
+        pipeline.put_large(FrameType.METRICS, payload, index)
 
-    def _template(self, keys: tuple[str, ...]) -> _Template | None:
+    def _template(self, pipeline: Pipeline, index: int, keys: tuple[str, ...]) -> _Template | None:
         """From the second time on that these names come: how to pack their numbers alone."""
         if len(keys) > MAX_KEYS_OF_SET:
             return None
@@ -155,12 +177,10 @@ class TrainingRun:
                 self._seen.clear()  # names that change all the time are no reason to grow
             self._seen.add(keys)
             return None
-        number = self._pipeline.key_set(self._index, keys)
+        number = pipeline.key_set(index, keys)
         if number is None:
             return None
-        template = points_struct(len(keys)).pack, POINTS_HEAD.pack(self._index, number)
-        self._templates[keys] = template
-        return template
+        return points_struct(len(keys)).pack, POINTS_HEAD.pack(index, number), pipeline, index
 
     def log_model_state(
         self,

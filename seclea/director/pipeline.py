@@ -10,6 +10,7 @@ Rule 3  A put never raises for a reason of ours: a missing writer is started, a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 RING_BYTES = 4 << 20
 _LOOK_NS = 2_000_000_000  # a writer that has not beaten for this long is looked for
 _BELL_NS = 50_000_000  # between two bells of one process
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Pipeline:
         self._key_sets: dict[tuple[str, ...], int] = {}
         self._next_bell = 0
         self._next_look = 0
+        self._trouble = ""
         self.offer = self._ring.put
         """``offer(type, payload, now_ns)``: the hot path, `Producer.put` itself. On 0 go on with `put`."""
         self._ensure()
@@ -116,7 +119,11 @@ class Pipeline:
         try:
             ensure_writer(self.home)
         except (PipelineError, OSError) as error:
-            log.warning("%s", error)
+            if str(error) != self._trouble:  # once
+                self._trouble = str(error)
+                log.warning("%s", error)
+        else:
+            self._trouble = ""
 
     # -- pauses --------------------------------------------------------------------------------------------------
 
@@ -299,6 +306,11 @@ class Pipeline:
         message = {"op": "flush", "ring": self._ring.ring_id, "sequence": self._ring.sequence}
         return ask_until(self.home, message, timeout_seconds)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this process can still put here; not after `close`, and not in a forked child."""
+        return not self._ring.closed
+
     def abandon(self) -> None:
         """In a forked child: this ring is the parent's."""
         self._ring.abandon_after_fork()
@@ -315,18 +327,20 @@ class Pipeline:
 # One per process and home
 
 _pipelines: dict[Path, Pipeline] = {}
-_pipelines_lock = threading.Lock()
+_pipelines_lock = threading.RLock()  # a signal handler may log, too
 
 
 def pipeline_of(home: Home, limits: Limits) -> Pipeline:
     """This process's pipeline into a home, made on first use."""
     pipeline = _pipelines.get(home.path)
-    if pipeline is not None:
-        return pipeline
-    with _pipelines_lock:
-        pipeline = _pipelines.get(home.path)
-        if pipeline is None:
-            pipeline = _pipelines[home.path] = Pipeline(home, limits)
+    while pipeline is None:
+        with _pipelines_lock:
+            pipeline = _pipelines.get(home.path)
+            made = None if pipeline is not None else Pipeline(home, limits)
+            if made is not None and made.is_open:  # else a signal handler forked meanwhile, and this is the child
+                pipeline = _pipelines.setdefault(home.path, made)
+                if pipeline is not made:  # a signal handler was here meanwhile
+                    made.close()
     return pipeline
 
 
@@ -345,7 +359,7 @@ def forget_after_fork(client: Any) -> None:
 
 def _after_fork_in_child() -> None:
     global _pipelines_lock
-    _pipelines_lock = threading.Lock()
+    _pipelines_lock = threading.RLock()
     for pipeline in _pipelines.values():
         pipeline.abandon()
     _abandoned.extend(_pipelines.values())  # never collected here: closing the parent's files is not ours to do
@@ -359,23 +373,34 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
+    problem = "something removes its directories"
     for _ in range(10):
-        # A writer that leaves removes an empty directory; it may be the one that we just chose.
-        with contextlib.suppress(FileNotFoundError):
-            return Producer.create(_ring_directory(home), capacity_bytes=RING_BYTES, attend=attend)
-    raise PipelineError(f"There is no place for a ring of {home.path}.", "Is something removing its directories?")
+        # A writer that leaves removes an empty directory; it may be the one that we just chose. And if a signal handler
+        # forks meanwhile, parent and child make the same file.
+        with contextlib.suppress(FileNotFoundError, FileExistsError, BlockingIOError):
+            for directory in _ring_directories(home):
+                try:
+                    return Producer.create(directory, capacity_bytes=RING_BYTES, attend=attend)
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    problem = str(error)
+            break
+    raise PipelineError(
+        f"There is no place for a ring of {home.path}: {problem}.", "Make room there, or set SECLEA_HOME elsewhere."
+    )
 
 
-def _ring_directory(home: Home) -> Path:
-    """Shared memory when it is roomy and we are not in a container; else the home."""
+def _ring_directories(home: Home) -> list[Path]:
+    """Where to try: shared memory when it is roomy and we are not in a container, and the home."""
     if Path("/dev/shm").is_dir() and not _in_container():  # noqa: S108
         with contextlib.suppress(OSError, PipelineError):
             private_directory(home.shared_rings.parent)
             private_directory(home.shared_rings)
-            found = roomy_directory([home.shared_rings], 4 * RING_BYTES)
-            if found is not None:
-                return found
-    return home.rings
+            # A small one (64 MB in containers) is for the job's own data loaders.
+            if roomy_directory([home.shared_rings, home.rings], 4 * RING_BYTES) == home.shared_rings:
+                return [home.shared_rings, home.rings]
+    return [home.rings]
 
 
 def _in_container() -> bool:

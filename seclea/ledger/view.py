@@ -6,10 +6,12 @@ A look is short: readers are ``mode=ro``, hold no transaction open between two q
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from seclea.errors import LedgerError
 from seclea.records import Lane, Record, RecordKind, Status
@@ -279,7 +281,9 @@ class LedgerView(Reader):
         if not path.exists():
             raise LedgerError(f"There is no ledger at {path} yet.")
         try:
-            self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
+            self._connection = sqlite3.connect(
+                f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, timeout=5.0, isolation_level=None
+            )
             try:
                 self._connection.row_factory = sqlite3.Row
                 self._connection.execute("PRAGMA wal_autocheckpoint = 0")

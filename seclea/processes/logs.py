@@ -13,7 +13,9 @@ _FILES = 3  # older ones kept beside the current
 
 def set_up_logging(home: Home, name: str) -> None:
     """Send what seclea logs in this process to ``logs/NAME.log``, 4 MB at most."""
-    handler = RotatingFileHandler(home.logs / f"{name}.log", maxBytes=_FILE_BYTES, backupCount=_FILES)
+    handler = RotatingFileHandler(
+        home.logs / f"{name}.log", maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8", errors="backslashreplace"
+    )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"))
     logger = logging.getLogger("seclea")
     logger.addHandler(handler)

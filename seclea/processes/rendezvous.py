@@ -31,14 +31,15 @@ def private_directory(path: Path) -> Path:
     Raises:
         PipelineError: somebody else owns it, or it is a link.
     """
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
+    for directory in (*reversed(path.parents), path) if not path.parent.is_dir() else (path,):
+        try:
+            os.mkdir(directory, 0o700)
+            os.chmod(directory, 0o700)  # under a umask like 0777 nobody could enter it
+        except FileExistsError:
+            pass
+        except OSError:  # a read-only file system refuses even what exists
+            if not directory.is_dir():
+                raise
     facts = os.lstat(path)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
         raise PipelineError(
@@ -97,7 +98,22 @@ def listen(home: Home) -> socket.socket:
         os.umask(previous)
     listener.listen(512)
     listener.setblocking(False)
+    # Not unlinked first: whoever looks finds the old one or the new one.
+    unfinished = f"{home.socket_link}.new"
+    with contextlib.suppress(OSError):  # a file system without links: then all must have the same runtime directory
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unfinished)
+        os.symlink(home.socket, unfinished)
+        os.replace(unfinished, home.socket_link)
     return listener
+
+
+def where_it_listens(home: Home) -> str:
+    """The path of the writer's socket, which may lie in another runtime directory than ours would."""
+    try:
+        return os.readlink(home.socket_link)
+    except OSError:
+        return os.fspath(home.socket)
 
 
 def is_same_user(connection: socket.socket) -> bool:
@@ -148,14 +164,14 @@ class MessageBuffer:
 
 
 def ring_bell(home: Home) -> bool:
-    """Wake the writer; False when nobody listens. Never blocks."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
-        try:
-            connection.connect(os.fspath(home.socket))
-        except BlockingIOError:
-            return True  # its backlog is full: it has bells enough
-        except OSError:
-            return False
+    """Wake the writer; False when nobody listens. Never blocks, never raises."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+            connection.connect(where_it_listens(home))
+    except BlockingIOError:
+        return True  # its backlog is full: it has bells enough
+    except OSError:  # also where this process has no descriptor left
+        return False
     return True
 
 
@@ -169,9 +185,9 @@ def ask(home: Home, message: dict[str, Any], timeout_seconds: float = 5.0) -> di
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_seconds)
         try:
-            connection.connect(os.fspath(home.socket))
+            connection.connect(where_it_listens(home))
             if not is_same_user(connection):
-                raise PipelineError(f"{home.socket} belongs to another user.", "Remove it.")
+                raise PipelineError(f"{where_it_listens(home)} belongs to another user.", "Remove it.")
             connection.sendall(encode({"v": PROTOCOL_VERSION, **message}))
             while True:
                 data = connection.recv(65536)

@@ -56,6 +56,7 @@ def spawn_detached(
     """
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        os.fchmod(descriptor, 0o600)  # the umask may have been anything
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
@@ -64,6 +65,7 @@ def spawn_detached(
             cwd="/",
             env=child_environment(),
             start_new_session=True,
+            umask=0o077,
             close_fds=True,
             pass_fds=tuple(pass_fds),
         )

@@ -25,6 +25,7 @@ from seclea.processes.spawn import spawn_detached
 
 _ANSWER_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
+_STDERR = 2
 
 
 class Started(NamedTuple):
@@ -40,7 +41,11 @@ def take_start_lock(home: Home) -> int | None:
     A flock on a descriptor of our own, the same kernel lock that filelock takes: filelock cannot hand one over.
     """
     descriptor = os.open(home.start_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if descriptor <= _STDERR:  # closed in this process; in the writer, which gets it under its number, they are not
+        low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+        os.close(low)
     try:
+        os.fchmod(descriptor, 0o600)  # the umask may have been anything
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
@@ -101,4 +106,7 @@ def replace_writer(home: Home, timeout_seconds: float = 5.0) -> None:
 
 def _reap(child: subprocess.Popen[bytes]) -> None:
     # A writer that ends before its starter would stay a zombie; this thread waits for it and never holds up an exit.
-    threading.Thread(target=child.wait, name="seclea-reaper", daemon=True).start()
+    try:
+        threading.Thread(target=child.wait, name="seclea-reaper", daemon=True).start()
+    except RuntimeError:  # no more threads for this user, or the interpreter is at its end
+        child.returncode = 0  # let go of; or a warning would say that it still runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
@@ -119,19 +120,24 @@ class Producer:
         if len(ring_id) != 16 or not 0 < capacity_bytes <= LARGEST_CAPACITY:
             raise UsageError("A ring needs an id of 16 bytes and a capacity above 0.")
         capacity_bytes = -(-capacity_bytes // PAGE) * PAGE
+        pid = os.getpid()
         path = segment.private_directory(directory) / f"{ring_id.hex()}{SUFFIX}"
         descriptor = segment.create_unfinished(path, HEADER_BYTES + capacity_bytes)
         try:
             memory = segment.map_shared(descriptor, HEADER_BYTES + capacity_bytes, populate=True)
-            pid = os.getpid()
             start, boot = segment.process_start(pid), segment.boot_id()
             IDENTITY.pack_into(memory, 0, MAGIC, VERSION, CRC32, capacity_bytes, ring_id, pid, start, boot)
+            if os.getpid() != pid:  # a signal handler forked meanwhile, and this is the child
+                raise FileExistsError(errno.EEXIST, "belongs to the parent", str(path))
             segment.finish(path)
         except BaseException:
             segment.discard_unfinished(path)
             os.close(descriptor)
             raise
-        return cls(path, ring_id, descriptor, memory, attend)
+        made = cls(path, ring_id, descriptor, memory, attend)
+        if os.getpid() != pid:
+            made.abandon_after_fork()
+        return made
 
     def _word(self, index: int) -> int:
         try:
@@ -299,8 +305,12 @@ def _make_put(
             except RuntimeError:  # a signal handler raised while we waited for the lock
                 pass
         # Only now, after the lock's atomic instruction: the consumer stores SLEEP, passes a lock, and looks at HEAD.
-        if now_ns and (words[SLEEP] or not looked_ns <= now_ns < due_ns):
-            look(now_ns)
+        try:
+            if now_ns and (words[SLEEP] or not looked_ns <= now_ns < due_ns):
+                look(now_ns)
+        except ValueError:  # closed since; or forked by a signal handler, and the frame is the parent's
+            if not words_are_released():
+                raise
         return number
 
     def park(type: int, payload: bytes) -> None:

@@ -10,6 +10,7 @@ closing *any* descriptor of the file in the owner's process drops it too. So it 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -19,7 +20,7 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 UNFINISHED = ".new"  # suffix of a file that is still being made
@@ -29,6 +30,7 @@ _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "lustre", "ceph", "beegfs", "gpfs", "glusterfs"}
 )
 _OPEN_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_STDERR = 2
 # struct flock: field order differs between Linux and the BSDs (macOS).
 _FLOCK = "hhqqi" if sys.platform.startswith("linux") else "qqihh"
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)  # the first lap of a ring then has no page faults
@@ -46,6 +48,7 @@ def private_directory(path: Path) -> Path:
         try:
             # No mode that a umask could widen: whoever could write to a parent could swap the directory itself.
             os.mkdir(parent, 0o700)
+            os.chmod(parent, 0o700)
         except FileExistsError:
             pass
         except OSError:
@@ -55,6 +58,7 @@ def private_directory(path: Path) -> Path:
             raise PermissionError(errno.EPERM, "belongs to another user", str(parent))
     try:
         os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)  # under a umask like 0777 nobody could enter it
     except FileExistsError:
         pass
     found = os.lstat(path)
@@ -84,8 +88,10 @@ def create_unfinished(path: Path, size_bytes: int) -> int:
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, "exists", str(path))
     unfinished = f"{path}{UNFINISHED}"
-    descriptor = os.open(unfinished, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    with beyond_stdio():
+        descriptor = os.open(unfinished, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        os.fchmod(descriptor, 0o600)  # under a umask like 0777 nobody could open it again
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(descriptor, 0, size_bytes)
     except BaseException:
@@ -108,8 +114,12 @@ def discard_unfinished(path: Path) -> None:
         pass
 
 
-def sweep_unfinished(directory: Path) -> int:
-    """Remove what killed makers left half made in ``directory``; returns how many files that were."""
+def sweep_unfinished(directory: Path, older_than_seconds: float = _UNFINISHED_SECONDS) -> int:
+    """Remove what killed makers left half made in ``directory``; returns how many files that were.
+
+    A maker that lives takes its lock right after it has made the file. Should we come just between, its `finish` fails,
+    with `FileNotFoundError`.
+    """
     removed = 0
     with os.scandir(directory) as entries:
         names = [entry.path for entry in entries if entry.name.endswith(UNFINISHED)]
@@ -120,7 +130,7 @@ def sweep_unfinished(directory: Path) -> int:
             continue
         try:
             age_seconds = time.time() - os.fstat(descriptor).st_mtime
-            if age_seconds > _UNFINISHED_SECONDS and not is_locked(descriptor):
+            if age_seconds > older_than_seconds and not is_locked(descriptor):
                 os.unlink(name)
                 removed += 1
         except FileNotFoundError:
@@ -146,7 +156,25 @@ def open_existing(path: Path) -> int:
 
 def map_shared(descriptor: int, size_bytes: int, *, populate: bool = False) -> mmap.mmap:
     """Map ``size_bytes`` of the file, readable and writable, shared with every other process that does so."""
-    return mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED | (_POPULATE if populate else 0))
+    with beyond_stdio():  # it keeps a copy of the descriptor
+        return mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED | (_POPULATE if populate else 0))
+
+
+@contextlib.contextmanager
+def beyond_stdio() -> Iterator[None]:
+    """What is opened inside gets no descriptor from 0 to 2, also where those are closed.
+
+    A print of some library would else go into a ring, and what a subprocess inherits as its output would be one.
+    """
+    held: list[int] = []
+    try:
+        while not held or held[-1] <= _STDERR:
+            held.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        os.close(held.pop())
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def is_locked(descriptor: int) -> bool:

@@ -99,7 +99,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def _read_file(path: Path) -> Iterator[tuple[str, Any, Origin]]:
     try:
         raw = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.", "Make it a readable file.") from None

@@ -151,8 +151,8 @@ class Server:
             self._selector.unregister(self._listener)
         self._deaf_until = None
         self._listener.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._home.socket.unlink()
+        for path in (self._home.socket, self._home.socket_link):
+            path.unlink(missing_ok=True)
 
     def bind_again(self) -> None:
         """Go on after `unbind`."""

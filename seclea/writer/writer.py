@@ -24,6 +24,7 @@ from seclea.contract import Home
 from seclea.errors import LedgerFullError, QueueFull
 from seclea.ledger.blobs import Spool, StoredPayload
 from seclea.ledger.db import Ledger
+from seclea.queues import segment
 from seclea.queues.queue import Queue
 from seclea.queues.ring import Consumer, RingDamaged
 from seclea.queues.wait import NapPolicy
@@ -96,6 +97,7 @@ class Writer:
         known = {ring.path for ring in self.rings.values()}
         for path in self._ring_files() - known:
             self._attach(path)
+        self._sweep_unfinished()
         for ring_id, ring in list(self.rings.items()):
             try:
                 if not ring.has_more and (ring.closed_by_producer or not ring.producer_alive()) and not ring.has_more:
@@ -105,6 +107,12 @@ class Writer:
             except _DISK_TROUBLE as error:
                 self.recorder.forget()
                 log.error("ring %s waits: %s", ring_id.hex(), error)
+
+    def _sweep_unfinished(self) -> None:
+        """Remove what processes left that were killed while they made their ring, in a hurry when we leave."""
+        for directory in (self.home.rings, self.home.shared_rings):
+            with contextlib.suppress(OSError):
+                segment.sweep_unfinished(directory, *((0.0,) if self._closing else ()))
 
     def _ring_files(self) -> set[Path]:
         """All rings of the home but those that cannot be read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import os
 import random
 import sys
 import threading
@@ -134,6 +135,14 @@ class Owner:
 
 
 _one_at_a_time = threading.RLock()  # the random numbers of libraries are the process's, not a thread's
+
+
+def _after_fork_in_child() -> None:
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()  # another thread of the parent may hold the old one for ever
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @contextlib.contextmanager
