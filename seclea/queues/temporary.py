@@ -35,15 +35,14 @@ def make(need_bytes: int, name: str | None = None) -> Path:
         UsageError: the name is taken, or is none.
         OSError: neither shared memory nor the disk has room.
     """
-    base = segment.roomy_directory(_bases(), need_bytes)
+    named = None if name is None else _named(name)
     for other in _bases():
         _sweep(other)
-    if name is not None:
-        for other in _bases():
-            if (path := other / _named(name)).exists():
-                raise UsageError(f"There is a queue {name!r} already, in {path}.", "Attach to it, or name another.")
+        if named is not None and (path := other / named).exists():
+            raise UsageError(f"There is a queue {name!r} already, in {path}.", "Attach to it, or name another.")
+    base = segment.roomy_directory(_bases(), need_bytes)
     while True:
-        path = base / (f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}" if name is None else _named(name))
+        path = base / (f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}" if named is None else named)
         try:
             segment.private_directory(base)
             os.mkdir(path, 0o700)

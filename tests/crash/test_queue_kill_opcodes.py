@@ -23,6 +23,7 @@ from seclea.queues import bell as bell_module
 from seclea.queues.queue import Queue
 
 POINTS = 24  # of a scenario, in the suite
+LAST = 90  # bytecodes at the end, where HEAD is moved or the commit is: every third
 FINISHED, NEVER = 73, 1 << 40
 DEADLINE_SECONDS = 30.0
 
@@ -142,6 +143,7 @@ def run(scenario: Scenario, directory: Path, point: int, note: int) -> bool:
         # Either it was committed, or it is still there.
         assert got[-1] == "behind" and len(got) in (1, 2) and (len(got) == 1 or not finished)
         assert len(got) == 1 or same(got[0], item)
+    assert queue.lost == 0 and queue._rings.damaged == 0
     queue.put("after")
     assert queue.get(timeout=DEADLINE_SECONDS) == "after"
     queue._rings._clock = lambda: 2e9
@@ -175,7 +177,8 @@ def test_killed_at_some_bytecodes_it_neither_loses_nor_blocks(tmp_path: Path, sc
     opcodes = count_opcodes(scenario, tmp_path, note)
     assert opcodes > (1000 if scenario.ring_full or scenario.first else 200)
     chance = random.Random(f"{scenario} {os.environ.get('SECLEA_TEST_SEED', '0')}")
-    for point in sorted(chance.sample(range(1, opcodes + 1), POINTS)):
+    points = {*chance.sample(range(1, opcodes + 1), POINTS), *range(max(1, opcodes - LAST), opcodes, 3)}
+    for point in sorted(points):
         run(scenario, tmp_path / str(point), point, note)
     os.close(note)
 

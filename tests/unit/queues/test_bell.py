@@ -142,6 +142,20 @@ def test_a_consumer_that_sleeps_is_woken_by_a_put_and_the_next_by_the_first(
         consumer.close()
 
 
+def test_who_waited_and_leaves_work_for_another_sleeper_rings_for_him(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[int] = []
+    monkeypatch.setattr(Bell, "_write", lambda self: rung.append(1))
+    queue.put(1)
+    queue.put(2)
+    for left in (1, 0):
+        queue._words[0] = 1  # somebody sleeps
+        taken: list[int] = []
+        assert queue._wait(lambda t=taken: queue._take(t, 1), 1.0, queue._items_bell)
+        assert len(rung) == 1, f"{left} left"
+
+
 def test_a_producer_that_sleeps_in_front_of_a_full_queue_is_woken_by_a_get(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

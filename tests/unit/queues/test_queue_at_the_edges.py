@@ -89,6 +89,13 @@ def test_what_is_no_name_is_refused(name: str) -> None:
         Queue.attach(name)
 
 
+def test_a_name_that_is_refused_makes_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temporary, "_bases", lambda: [tmp_path / "base"])
+    with pytest.raises(UsageError):
+        Queue(name="no name")
+    assert not (tmp_path / "base").exists()
+
+
 def test_a_queue_has_a_name_or_a_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not both"):
         Queue(name="x", directory=tmp_path)
