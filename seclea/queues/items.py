@@ -98,8 +98,8 @@ class _ArrayPickler(pickle.Pickler):
         torch: Any = sys.modules.get("torch")
         if isinstance(item, getattr(torch, "Tensor", ())):
             return _reduced_tensor(torch, item)
-        numpy: Any = sys.modules.get("numpy")
-        if numpy is not None and isinstance(item, numpy.ndarray) and not item.flags.writeable:
+        ndarray: Any = getattr(sys.modules.get("numpy"), "ndarray", ())
+        if isinstance(item, ndarray) and not item.flags.writeable:
             return item.copy().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # else the pickle says that it is read-only
         return NotImplemented
 
