@@ -38,6 +38,7 @@ _LENGTH = struct.Struct("=Q")
 _CHECKED_BYTES = 1 << 20  # of a file's content have a checksum; an array's bytes have only their number
 # Smaller, a bytearray is faster: its memory is often there already. Larger, zeroing it before it is filled costs more.
 _MAPPED_BYTES = 4 << 20
+_MUTABLE_BYTES = frozenset({bytearray, memoryview})
 _PIECES = 512  # of one writev; the limit is 1024
 
 Buffers = Sequence[memoryview]
@@ -73,7 +74,9 @@ def pack(
         return RAW, item, ()
     if kind is not bytearray and kind is not memoryview:
         try:
-            return PACKED, msgpack.packb(item, strict_types=True), ()
+            packed = msgpack.packb(item, strict_types=True)
+            if (kind is not dict and kind is not list) or not _has_mutable_bytes(item, packed):
+                return PACKED, packed, ()
         except (TypeError, ValueError, OverflowError):  # ValueError: too deep, or text with lone surrogates
             pass
     if not allow_pickle:
@@ -87,6 +90,24 @@ def pack(
         return PICKLED, stream, ()
     lengths = [buffer.nbytes for buffer in buffers]
     return BUFFERED, struct.pack(f"=QQ{len(lengths)}Q", len(stream), len(lengths), *lengths) + stream, buffers
+
+
+def _has_mutable_bytes(item: Any, packed: bytes) -> bool:
+    """Whether a bytearray or a memoryview is in a packed list or dict: msgpack takes them, and gives bytes.
+
+    Looked for only where the packed bytes may have a head of bytes (0xc4 to 0xc6): small numbers and text have none.
+    """
+    if b"\xc4" not in packed and b"\xc5" not in packed and b"\xc6" not in packed:
+        return False
+    containers = [item]
+    for container in containers:  # grows meanwhile
+        values = container if type(container) is list else [*container, *container.values()]
+        kinds = set(map(type, values))
+        if not kinds.isdisjoint(_MUTABLE_BYTES):
+            return True
+        if list in kinds or dict in kinds:
+            containers.extend(value for value in values if type(value) is list or type(value) is dict)
+    return False
 
 
 class _ArrayPickler(pickle.Pickler):
