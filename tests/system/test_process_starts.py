@@ -1,8 +1,11 @@
 """Every way in which a job's processes come and go: each record is kept once, and no child hangs."""
 
 import json
+import os
+import signal
 import textwrap
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -471,3 +474,115 @@ def test_what_a_child_logs_after_its_parent_has_finished_the_run_is_kept_and_del
     script.end()
     assert home.rows("SELECT points, status FROM records WHERE kind = 'metrics'") == [(1, "Completed")] * 2
     assert home.rows("SELECT kind FROM events WHERE kind <> 'start'") == []
+
+
+# A notebook's client in a process of its own: it runs cells, interrupts one, kills the kernel and starts the next.
+NOTEBOOK = """
+    import sys
+    from jupyter_client.manager import KernelManager
+    def cell(code, wait=True):
+        client.execute(code, store_history=False)
+        while wait:
+            message = client.get_iopub_msg(timeout=40)
+            if message["msg_type"] == "error": said.append(message["content"]["ename"])
+            if message["msg_type"] == "stream": said.append(message["content"]["text"].strip())
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle": return
+    def start():
+        manager = KernelManager()
+        manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        client.wait_for_ready(timeout=40)
+        return manager, client
+    said = []
+    BEGIN = "from seclea import SecleaAI; run = SecleaAI('Claims').start_training_run(); run.log({'loss': 0.0}, step=0)"
+    manager, client = start()
+    cell(BEGIN)
+    client.execute("while True: run.log({'busy': 1.0}, step=7)")
+    while client.get_iopub_msg(timeout=40)["msg_type"] != "execute_input": pass
+    manager.interrupt_kernel()
+    said.clear()
+    while not said:
+        message = client.get_iopub_msg(timeout=40)
+        if message["msg_type"] == "error": said.append(message["content"]["ename"])
+    assert said == ["KeyboardInterrupt"], said
+    while client.get_iopub_msg(timeout=40)["msg_type"] != "status": pass
+    said.clear()
+    cell("run.log({'loss': 1.0}, step=1)")
+    manager.shutdown_kernel(now=True)
+    client.stop_channels()
+    manager, client = start()
+    cell(BEGIN)
+    cell("run.log({'loss': 2.0}, step=2); run.finish()")
+    manager.shutdown_kernel(now=True)
+    client.stop_channels()
+    print("errors:", [one for one in said if "Error" in one])
+    """
+
+
+def test_a_notebook_logs_on_after_an_interrupted_cell_and_in_the_kernel_that_follows_a_killed_one(
+    home: PipelineHome,
+) -> None:
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("jupyter_client")
+    assert home.script(NOTEBOOK).end(seconds=100).strip() == "errors: []"
+    until(lambda: not list(home.home.rings.iterdir()), "every ring to be taken")
+    assert sorted(step for _, step, name, _ in home.points() if name == "loss") == [0, 0, 1, 2]
+    assert "finished" in home.finishes().values()
+
+
+# The time that a process neither ran nor waited for a processor, so that a busy machine does not count as a wait.
+IDLE = """
+    import time
+    def idle(pid):
+        with open(f"/proc/{pid}/schedstat") as file:
+            ran, queued, _ = map(int, file.read().split())
+        return time.monotonic() - (ran + queued) / 1e9
+    """
+CHILD = """
+    told, tell = os.pipe()
+    if child := os.fork():
+        began = float(os.read(told, 100))
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        print(idle(child) - began, flush=True)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    run.log({"loss": 1.0}, step=2)
+    os.write(tell, str(idle(os.getpid())).encode())
+    """
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs the scheduler's times of a process")
+@pytest.mark.parametrize("writer", ["alive", "dead", "stopped"])
+def test_the_end_of_a_job_waits_for_nothing_whatever_the_writer_does(home: PipelineHome, writer: str) -> None:
+    """With finish(), without, by an exception, from `seclea.init`, and of a forked child. The portal is down."""
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(IDLE), names)
+    ways = {
+        "finish": (START, "run.finish()"),
+        "no finish": (START, ""),
+        "exception": (START, "raise RuntimeError('as it should be')"),
+        "module": ("import os, seclea; seclea.init('Claims'); seclea.log({'loss': 1.0}, step=1)", ""),
+        "child": (START, CHILD),
+    }
+    ready = "print(flush=True); input(); print(idle(os.getpid()), flush=True)"
+    scripts = {way: home.script(IDLE, before, ready, after) for way, (before, after) in ways.items()}
+    for script in scripts.values():
+        script.hear()
+    home.sender_pid()
+    pid = home.writer_pid()
+    if writer != "alive":
+        os.kill(pid, signal.SIGSTOP if writer == "stopped" else signal.SIGKILL)
+    idle = {}
+    for way, script in scripts.items():
+        script.tell()
+        began = float(script.hear())
+        if way == "child":  # its parent waits for it, and says
+            idle[way] = float(script.hear())
+        else:
+            os.waitid(os.P_PID, script.pid, os.WEXITED | os.WNOWAIT)
+            idle[way] = names["idle"](script.pid) - began
+        assert script.process.wait() == (way == "exception"), script.errors
+    if writer == "stopped":
+        os.kill(pid, signal.SIGCONT)
+    print(writer, {way: round(seconds, 3) for way, seconds in idle.items()})
+    assert max(idle.values()) < 0.2, idle
