@@ -249,13 +249,14 @@ TOGETHER = """
     import os, signal, sys, time
     import seclea.client.login, seclea.client.seclea_ai
     from seclea import SecleaAI
-    waiting, told, go = os.pipe(), os.pipe(), os.pipe()
+    waiting, told, go, end = os.pipe(), os.pipe(), os.pipe(), os.pipe()
     children = []
     for number in range(72):
         if child := os.fork():
             children.append(child)
             continue
         os.close(go[1])
+        os.close(end[1])
         os.write(waiting[1], b".")
         os.read(go[0], 1)
         ran, began = time.process_time(), idle(os.getpid())
@@ -263,7 +264,8 @@ TOGETHER = """
         run.log({"loss": 1.0}, step=number)
         os.write(told[1], f"{number} {time.process_time() - ran} {idle(os.getpid()) - began};".encode())
         run.finish()
-        while True: signal.pause()
+        os.read(end[0], 1)  # until the parent is gone, however that goes
+        os._exit(0)
     for _ in children: os.read(waiting[0], 1)
     os.close(go[1])
     for doomed in children[64:]:  # one after the other, somewhere in their first calls
@@ -277,9 +279,8 @@ TOGETHER = """
     print(sum(ran for ran, _ in times.values()) / 2 + max(idled for _, idled in times.values()), flush=True)
     print(sorted(set(times) - set(range(64))), flush=True)
     input()
-    for child in children[:64]:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    os.close(end[1])
+    for child in children[:64]: os.waitpid(child, 0)
     """
 
 
