@@ -379,7 +379,7 @@ class Queue:
                         type, payload, buffers, file = items.read_side_file(self.directory, type, payload)
                         is_read = True
                     taken.append(items.unpack(type, payload, self._allow_pickle, buffers))
-                    size_bytes += len(payload) + sum(map(len, buffers))
+                    size_bytes += len(payload) + sum(map(len, buffers)) if buffers else len(payload)
                 except items.ItemLost as error:
                     self.lost += 1
                     log.error("%s", error)
@@ -395,6 +395,8 @@ class Queue:
                         raise
                 if file is not None:
                     files.append(file)
+            if len(taken) >= max_items or size_bytes >= _MANY_BYTES:
+                break
         _commit(read, files)
 
     # Looking and closing

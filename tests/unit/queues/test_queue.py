@@ -20,6 +20,7 @@ import pytest
 from seclea.errors import QueueClosed, QueueEmpty, QueueFull, UsageError
 from seclea.queues import layout, temporary
 from seclea.queues.queue import Queue
+from seclea.queues.ring import Consumer
 from seclea.queues.wait import wait_until
 
 DEADLINE_SECONDS = 30.0
@@ -143,6 +144,31 @@ def test_get_many_takes_what_is_there_up_to_its_limit(queue: Queue) -> None:
         queue.put(number)
     assert queue.get_many(4) == [0, 1, 2, 3]
     assert queue.get_many(100, timeout=5) == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_get_visits_one_ring_only_however_many_producers_and_each_in_its_turn(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producers = [Queue.attach(queue.directory) for _ in range(6)]
+    for number in range(2):
+        for name, producer in enumerate(producers):
+            producer.put((name, number))
+    assert queue.qsize() == 12  # the rings are known now
+    visits = 0
+    refresh = Consumer.refresh
+
+    def counted(ring: Consumer) -> None:
+        nonlocal visits
+        visits += 1
+        refresh(ring)
+
+    monkeypatch.setattr(Consumer, "refresh", counted)
+    got = [queue.get() for _ in range(6)]
+    assert visits == 6
+    assert sorted(name for name, _ in got) == list(range(6)), "each producer once before one comes again"
+    assert sorted(queue.get_many()) == [(name, 1) for name in range(6)]
+    for producer in producers:
+        producer.close()
 
 
 def test_an_unrelated_process_attaches_by_name(queue: Queue) -> None:

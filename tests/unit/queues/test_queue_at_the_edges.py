@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,63 @@ def test_a_large_object_that_cannot_be_unpickled_raises_its_own_error_also_behin
     with pytest.raises(TypeError):
         queue.get_many()
     assert queue.get_many() == [2] and queue.lost == 0 and not list(queue.directory.glob("*.item"))
+
+
+@pytest.fixture
+def small_memory(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB in memory."""
+    path = tmp_path / "small"
+    path.mkdir(mode=0o700)
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("cannot mount a small tmpfs")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(queue: Queue, item: Any) -> int:
+    count = 0
+    try:
+        while True:
+            queue.put(item, timeout=0.01)
+            count += 1
+    except QueueFull:
+        return count
+
+
+def test_memory_that_is_really_full_is_queue_full_never_a_signal_and_nothing_put_is_lost(small_memory: Path) -> None:
+    """In a child, so that a SIGBUS would be seen."""
+    queue = Queue(directory=small_memory / "queue", capacity_bytes=16 << 10)
+    queue.put("first")
+    pid = os.fork()
+    if not pid:
+        try:
+            large, array, small = b"x" * 50_000, np.arange(5_000), "y" * 100
+            full = [fill(queue, item) for item in (large, array, small)]
+            (small_memory / "filler").touch()
+            with contextlib.suppress(OSError), open(small_memory / "filler", "wb") as file:
+                file.write(bytes(1 << 20))  # not a page is left
+            full[2] += fill(queue, small)
+            assert full[0] > 5 and full[2] > 5, full
+            with pytest.raises(QueueFull):
+                queue.put_nowait(array)
+            with pytest.raises(QueueFull):
+                Queue.attach(queue.directory).put_nowait(small)  # no room for its first ring
+            got = []
+            while some := queue.get_many():
+                got += some
+            assert "first" in [each for each in got if type(each) is str]
+            assert [sum(type(each) is kind for each in got) for kind in (bytes, np.ndarray, str)] == [
+                *full[:2],
+                full[2] + 1,
+            ]
+            (small_memory / "filler").unlink()
+            queue.put(large)
+            assert queue.get(timeout=DEADLINE_SECONDS) == large
+            os._exit(73)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 73
+    queue.close()
