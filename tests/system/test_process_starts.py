@@ -1,8 +1,11 @@
 """Every way in which a job's processes come and go: each record is kept once, and no child hangs."""
 
 import json
+import os
+import signal
 import textwrap
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -232,27 +235,38 @@ def test_each_way_in_which_a_child_ends_keeps_what_it_logged_and_none_hangs(home
     assert list(home.finishes().values()) == ["finished"], "no child ended the run"
 
 
+# The time that a process neither ran nor waited for a processor, so that a busy machine does not count as a wait.
+IDLE = """
+    import time
+    def idle(pid):
+        with open(f"/proc/{pid}/schedstat") as file:
+            ran, queued, _ = map(int, file.read().split())
+        return time.monotonic() - (ran + queued) / 1e9
+    """
+
 # Children of a process that has imported everything and opened nothing, released together by a pipe that closes.
 TOGETHER = """
     import os, signal, sys, time
     import seclea.client.login, seclea.client.seclea_ai
     from seclea import SecleaAI
-    waiting, told, go = os.pipe(), os.pipe(), os.pipe()
+    waiting, told, go, end = os.pipe(), os.pipe(), os.pipe(), os.pipe()
     children = []
     for number in range(72):
         if child := os.fork():
             children.append(child)
             continue
         os.close(go[1])
+        os.close(end[1])
         os.write(waiting[1], b".")
         os.read(go[0], 1)
+        ran, began = time.process_time(), idle(os.getpid())
         run = SecleaAI("Claims", "local", platform_url="local").start_training_run(f"run {number}")
         run.log({"loss": 1.0}, step=number)
-        os.write(told[1], f"{number} {time.monotonic()};".encode())
+        os.write(told[1], f"{number} {time.process_time() - ran} {idle(os.getpid()) - began};".encode())
         run.finish()
-        while True: signal.pause()
+        os.read(end[0], 1)  # until the parent is gone, however that goes
+        os._exit(0)
     for _ in children: os.read(waiting[0], 1)
-    began = time.monotonic()
     os.close(go[1])
     for doomed in children[64:]:  # one after the other, somewhere in their first calls
         os.kill(doomed, signal.SIGKILL)
@@ -260,24 +274,30 @@ TOGETHER = """
     said, times = b"", {}
     while len(set(times) & set(range(64))) < 64:
         said += os.read(told[0], 4096)
-        times = {int(one.split()[0]): float(one.split()[1]) - began for one in said.split(b";")[:-1]}
-    print(max(times[number] for number in range(64)), flush=True)
+        lines = [one.split() for one in said.split(b";")[:-1]]
+        times = {int(number): (float(ran), float(idled)) for number, ran, idled in lines}
+    print(sum(ran for ran, _ in times.values()) / 2 + max(idled for _, idled in times.values()), flush=True)
     print(sorted(set(times) - set(range(64))), flush=True)
     input()
-    for child in children[:64]:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    os.close(end[1])
+    for child in children[:64]: os.waitpid(child, 0)
     """
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs the scheduler's times of a process")
 def test_sixty_four_processes_that_start_together_have_one_writer_and_are_connected_within_two_seconds(
     home: PipelineHome,
 ) -> None:
-    """Eight more are killed in the middle of it, and what those had logged before is there as well."""
-    script = home.script(TOGETHER)
+    """Eight more are killed in the middle of it, and what those had logged before is there as well.
+
+    The seconds are those of a machine with two processors and nothing else to do: half of what all together ran, and the
+    longest that one of them waited.
+    """
+    script = home.script(IDLE, TOGETHER)
     seconds, killed = float(script.hear()), json.loads(script.hear())
-    until(lambda: len(home.finishes()) >= 64, "every run's end")
-    assert set(home.steps()) >= {*range(64), *killed}
+    until(
+        lambda: set(home.steps()) >= {*range(64), *killed} and len(home.finishes()) >= 64, "what every process logged"
+    )
     assert len(home.steps()) == len(set(home.steps())), "each is there once"
     assert home.pids_of("seclea.writer") == [home.writer_pid()]
     assert home.rows("SELECT count(*) FROM records WHERE kind = 'project'") == [(1,)]
@@ -471,3 +491,107 @@ def test_what_a_child_logs_after_its_parent_has_finished_the_run_is_kept_and_del
     script.end()
     assert home.rows("SELECT points, status FROM records WHERE kind = 'metrics'") == [(1, "Completed")] * 2
     assert home.rows("SELECT kind FROM events WHERE kind <> 'start'") == []
+
+
+# A notebook's client in a process of its own: it runs cells, interrupts one, kills the kernel and starts the next.
+NOTEBOOK = """
+    import sys
+    from jupyter_client.manager import KernelManager
+    def cell(code, wait=True):
+        client.execute(code, store_history=False)
+        while wait:
+            message = client.get_iopub_msg(timeout=40)
+            if message["msg_type"] == "error": said.append(message["content"]["ename"])
+            if message["msg_type"] == "stream": said.append(message["content"]["text"].strip())
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle": return
+    def start():
+        manager = KernelManager()
+        manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        client.wait_for_ready(timeout=40)
+        return manager, client
+    said = []
+    BEGIN = "from seclea import SecleaAI; run = SecleaAI('Claims').start_training_run(); run.log({'loss': 0.0}, step=0)"
+    manager, client = start()
+    cell(BEGIN)
+    client.execute("while True: run.log({'busy': 1.0}, step=7)")
+    while client.get_iopub_msg(timeout=40)["msg_type"] != "execute_input": pass
+    manager.interrupt_kernel()
+    said.clear()
+    while not said:
+        message = client.get_iopub_msg(timeout=40)
+        if message["msg_type"] == "error": said.append(message["content"]["ename"])
+    assert said == ["KeyboardInterrupt"], said
+    while client.get_iopub_msg(timeout=40)["msg_type"] != "status": pass
+    said.clear()
+    cell("run.log({'loss': 1.0}, step=1)")
+    manager.shutdown_kernel(now=True)
+    client.stop_channels()
+    manager, client = start()
+    cell(BEGIN)
+    cell("run.log({'loss': 2.0}, step=2); run.finish()")
+    manager.shutdown_kernel(now=True)
+    client.stop_channels()
+    print("errors:", [one for one in said if "Error" in one])
+    """
+
+
+def test_a_notebook_logs_on_after_an_interrupted_cell_and_in_the_kernel_that_follows_a_killed_one(
+    home: PipelineHome,
+) -> None:
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("jupyter_client")
+    assert home.script(NOTEBOOK).end(seconds=100).strip() == "errors: []"
+    until(lambda: not list(home.home.rings.iterdir()), "every ring to be taken")
+    assert sorted(step for _, step, name, _ in home.points() if name == "loss") == [0, 0, 1, 2]
+    assert "finished" in home.finishes().values()
+
+
+CHILD = """
+    told, tell = os.pipe()
+    if child := os.fork():
+        began = float(os.read(told, 100))
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        print(idle(child) - began, flush=True)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    run.log({"loss": 1.0}, step=2)
+    os.write(tell, str(idle(os.getpid())).encode())
+    """
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs the scheduler's times of a process")
+@pytest.mark.parametrize("writer", ["alive", "dead", "stopped"])
+def test_the_end_of_a_job_waits_for_nothing_whatever_the_writer_does(home: PipelineHome, writer: str) -> None:
+    """With finish(), without, by an exception, from `seclea.init`, and of a forked child. The portal is down."""
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(IDLE), names)
+    ways = {
+        "finish": (START, "run.finish()"),
+        "no finish": (START, ""),
+        "exception": (START, "raise RuntimeError('as it should be')"),
+        "module": ("import os, seclea; seclea.init('Claims'); seclea.log({'loss': 1.0}, step=1)", ""),
+        "child": (START, CHILD),
+    }
+    ready = "print(flush=True); input(); print(idle(os.getpid()), flush=True)"
+    scripts = {way: home.script(IDLE, before, ready, after) for way, (before, after) in ways.items()}
+    for script in scripts.values():
+        script.hear()
+    home.sender_pid()
+    pid = home.writer_pid()
+    if writer != "alive":
+        os.kill(pid, signal.SIGSTOP if writer == "stopped" else signal.SIGKILL)
+    idle = {}
+    for way, script in scripts.items():
+        script.tell()
+        began = float(script.hear())
+        if way == "child":  # its parent waits for it, and says
+            idle[way] = float(script.hear())
+        else:
+            os.waitid(os.P_PID, script.pid, os.WEXITED | os.WNOWAIT)
+            idle[way] = names["idle"](script.pid) - began
+        assert script.process.wait() == (way == "exception"), script.errors
+    if writer == "stopped":
+        os.kill(pid, signal.SIGCONT)
+    print(writer, {way: round(seconds, 3) for way, seconds in idle.items()})
+    assert max(idle.values()) < 0.2, idle
