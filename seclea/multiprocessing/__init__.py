@@ -2,7 +2,8 @@
 
     import seclea.multiprocessing as mp
 
-Every name and submodule is there and is the very object of the original, except `Queue` and `get_context`. Children join
+Every name and submodule is there and is the very object of the original, except `Queue`, `get_context` and, with torch, the
+module `pool`, which has torch's `Pool` and the rest of multiprocessing's (`ThreadPool`). Children join
 their parent's run (`seclea.log` without `seclea.init`), as they do with the original. Torch is imported when one of its own
 names is first used.
 
@@ -14,6 +15,7 @@ thread. Tensors are shared as by ``torch.multiprocessing.Queue``. What differs f
 * A process that is killed in the middle of `put` or `get` neither blocks the others nor loses what was put.
 * Memory is the only bound of a queue without ``maxsize``, not a pipe: `put` does not wait for a consumer.
 * Objects come out in the order of each producer, not of all of them together.
+* Plain lists and dicts come out as equal copies: an object that was in one twice comes out as two.
 * It can be pickled at any time, not only while a process is started. It is no instance of ``multiprocessing.queues.Queue``,
   and has no descriptor to wait on with ``multiprocessing.connection.wait``.
 * It lives as long as a process has it: whoever makes one for children that are spawned keeps it until they run.
@@ -28,6 +30,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import multiprocessing
+import multiprocessing.pool
 import sys
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
@@ -65,6 +68,14 @@ def _original() -> ModuleType:
     return multiprocessing
 
 
+def _torchs_pool(torchs: ModuleType) -> ModuleType:
+    """torch's module has its own `Pool`, and lacks what people take from multiprocessing's: `ThreadPool`, `AsyncResult`."""
+    both = ModuleType(f"{__name__}.pool", torchs.__doc__)
+    both.__dict__.update({name: value for name, value in vars(multiprocessing.pool).items() if name[:2] != "__"})
+    both.__dict__.update({name: value for name, value in vars(torchs).items() if name[:2] != "__"})
+    return both
+
+
 def _original_submodule(name: str) -> ModuleType:
     for package in dict.fromkeys((_original().__name__, "multiprocessing")):
         if importlib.util.find_spec(f"{package}.{name}") is not None:
@@ -75,6 +86,8 @@ def _original_submodule(name: str) -> ModuleType:
 def __getattr__(name: str) -> Any:
     if name in multiprocessing.__all__:
         return getattr(multiprocessing, name)
+    if name == "pool":
+        return importlib.import_module(f"{__name__}.pool")
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -114,7 +127,9 @@ class _Submodules(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _original_submodule(spec.name.rpartition(".")[2])
-        spec.loader_state = module.__spec__
+        if module.__name__ == "torch.multiprocessing.pool":
+            module = _torchs_pool(module)
+        spec.loader_state = module.__spec__ or spec
         return module
 
     def exec_module(self, module: ModuleType) -> None:

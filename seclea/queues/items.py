@@ -36,7 +36,9 @@ IN_FILE = {file_type: type for type, file_type in _FILE_TYPES.items()}
 _HEAD = struct.Struct("=QQ")  # bytes of the pickle, number of buffers
 _LENGTH = struct.Struct("=Q")
 _CHECKED_BYTES = 1 << 20  # of a file's content have a checksum; an array's bytes have only their number
-_MAPPED_BYTES = 1 << 20  # a bytearray this large costs twice: it is zeroed before it is filled
+# Smaller, a bytearray is faster: its memory is often there already. Larger, zeroing it before it is filled costs more.
+_MAPPED_BYTES = 4 << 20
+_MUTABLE_BYTES = frozenset({bytearray, memoryview})
 _PIECES = 512  # of one writev; the limit is 1024
 
 Buffers = Sequence[memoryview]
@@ -72,7 +74,9 @@ def pack(
         return RAW, item, ()
     if kind is not bytearray and kind is not memoryview:
         try:
-            return PACKED, msgpack.packb(item, strict_types=True), ()
+            packed = msgpack.packb(item, strict_types=True)
+            if (kind is not dict and kind is not list) or not _has_mutable_bytes(item, packed):
+                return PACKED, packed, ()
         except (TypeError, ValueError, OverflowError):  # ValueError: too deep, or text with lone surrogates
             pass
     if not allow_pickle:
@@ -86,6 +90,24 @@ def pack(
         return PICKLED, stream, ()
     lengths = [buffer.nbytes for buffer in buffers]
     return BUFFERED, struct.pack(f"=QQ{len(lengths)}Q", len(stream), len(lengths), *lengths) + stream, buffers
+
+
+def _has_mutable_bytes(item: Any, packed: bytes) -> bool:
+    """Whether a bytearray or a memoryview is in a packed list or dict: msgpack takes them, and gives bytes.
+
+    Looked for only where the packed bytes may have a head of bytes (0xc4 to 0xc6): small numbers and text have none.
+    """
+    if b"\xc4" not in packed and b"\xc5" not in packed and b"\xc6" not in packed:
+        return False
+    containers = [item]
+    for container in containers:  # grows meanwhile
+        values = container if type(container) is list else [*container, *container.values()]
+        kinds = set(map(type, values))
+        if not kinds.isdisjoint(_MUTABLE_BYTES):
+            return True
+        if list in kinds or dict in kinds:
+            containers.extend(value for value in values if type(value) is list or type(value) is dict)
+    return False
 
 
 class _ArrayPickler(pickle.Pickler):
@@ -271,6 +293,7 @@ def _read_buffer(file: io.FileIO, length: int) -> Any:
         memory: Any = bytearray(length)
     else:
         memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        _advise_huge_pages(memory)
     with memoryview(memory) as view:
         done = 0
         while done < length:
@@ -279,3 +302,13 @@ def _read_buffer(file: io.FileIO, length: int) -> Any:
                 raise ValueError("the file ended early")
             done += read
     return memory
+
+
+def _advise_huge_pages(memory: mmap.mmap) -> None:
+    """Fewer page faults while it is filled. A kernel without huge pages says no, which changes nothing."""
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    if advice is not None:
+        try:
+            memory.madvise(advice)
+        except OSError:
+            pass

@@ -2,6 +2,7 @@
 
 import importlib
 import multiprocessing
+import multiprocessing.pool
 import pkgutil
 import queue
 import socket
@@ -20,7 +21,7 @@ OURS = {"Queue", "get_context"}
 
 def compare(original: ModuleType, *submodules_of: ModuleType) -> None:
     """Fails where a public name or submodule of ``original`` is missing or another object, ours left out."""
-    public = [name for name in dir(original) if not name.startswith("_")]
+    public = [name for name in dir(original) if not name.startswith("_") and name != "pool"]
     assert set(multiprocessing.__all__) <= set(public)
     differing = {name for name in public if getattr(mp, name) is not getattr(original, name)}
     assert differing == OURS
@@ -28,7 +29,7 @@ def compare(original: ModuleType, *submodules_of: ModuleType) -> None:
     assert set(public) <= set(dir(mp))
     for package in submodules_of:
         for found in pkgutil.iter_modules(package.__path__):
-            if "win32" in found.name:
+            if "win32" in found.name or (found.name == "pool" and package is not multiprocessing):
                 continue
             theirs = importlib.import_module(f"{package.__name__}.{found.name}")
             spec = theirs.__spec__
@@ -45,6 +46,9 @@ def test_it_has_all_of_torchs() -> None:
     compare(torch_multiprocessing, torch_multiprocessing)
     for name in ("managers", "shared_memory", "queues", "dummy"):  # which torch leaves to multiprocessing
         assert importlib.import_module(f"seclea.multiprocessing.{name}") is getattr(multiprocessing, name)
+    pool = importlib.import_module("seclea.multiprocessing.pool")
+    assert pool is mp.pool and pool.Pool is importlib.import_module("torch.multiprocessing.pool").Pool
+    assert pool.ThreadPool is multiprocessing.pool.ThreadPool and pool.__spec__.name == "seclea.multiprocessing.pool"
     assert mp._set_thread_name is torch_multiprocessing._set_thread_name, "DataLoader asks for it"
 
 

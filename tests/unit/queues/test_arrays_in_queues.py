@@ -54,6 +54,7 @@ ARRAYS = {
     "text": np.array(["ä", "bcd"]),
     "objects": np.array([1, "two", None], dtype=object),
     "booleans": np.array([True, False]),
+    "in a map of its own": np.arange(5 << 18, dtype=np.int32),
 }
 
 
@@ -92,6 +93,16 @@ def test_a_received_array_keeps_no_shared_memory(queue: Queue) -> None:
     with open("/proc/self/maps") as maps:
         assert ".item" not in maps.read()
     assert again.sum() == 4 << 20
+
+
+def test_a_kernel_without_huge_pages_loses_no_array(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(items.mmap, "MADV_HUGEPAGE", 0xBAD)  # EINVAL, as where they are not built in
+    array = np.arange(items._MAPPED_BYTES // 8)
+    with pytest.raises(OSError):
+        items.mmap.mmap(-1, 4096).madvise(0xBAD)
+    np.testing.assert_array_equal(through(queue, array), array)
+    monkeypatch.delattr(items.mmap, "MADV_HUGEPAGE")  # as on systems that do not know them
+    np.testing.assert_array_equal(through(queue, array), array)
 
 
 def test_large_bytes_are_written_as_they_are(queue: Queue) -> None:

@@ -33,17 +33,27 @@ def test_what_is_packed_comes_out_equal_and_of_the_same_type(item: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "item", [(1, 2), [(1,)], {1, 2}, Colour.RED, 2**70, bytearray(b"x"), "\ud800", {(1, 2): 3}, 1j]
+    "item",
+    [(1, 2), [(1,)], {1, 2}, Colour.RED, 2**70, bytearray(b"x"), [{"a": [bytearray(b"x")]}], "\ud800", {(1, 2): 3}, 1j],
 )
 def test_what_msgpack_would_change_is_pickled_or_refused(item: Any) -> None:
     type_, payload, _ = items.pack(item, allow_pickle=True)
     assert type_ == items.PICKLED
     again = items.unpack(type_, payload, allow_pickle=True)
-    assert again == item and type(again) is type(item)
+    assert again == item and repr(again) == repr(item) and type(again) is type(item)
     with pytest.raises(UsageError):
         items.pack(item, allow_pickle=False)
     with pytest.raises(items.ItemLost):
         items.unpack(type_, payload, allow_pickle=False)
+
+
+@pytest.mark.parametrize("size_bytes", [1, 300, 70_000])
+def test_a_memoryview_is_refused_wherever_it_is_as_by_pickle(size_bytes: int) -> None:
+    view = memoryview(bytes(size_bytes))
+    for item in (view, [view], {"a": [view]}, {view: 1}):
+        with pytest.raises(TypeError, match="memoryview"):
+            items.pack(item, allow_pickle=True)
+    assert items.pack([bytes(size_bytes), 1.5], allow_pickle=True)[0] == items.PACKED
 
 
 def test_something_deep_or_that_holds_itself_is_pickled() -> None:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
+import pytest
+
 from seclea.queues.wait import NapPolicy, wait_until
 
 
@@ -44,3 +49,38 @@ def test_waiting_ends_at_its_deadline_and_looks_once_more() -> None:
 def test_without_a_timeout_it_waits_as_long_as_it_takes() -> None:
     time = FakeTime()
     assert wait_until(lambda: time.now > 1000, None, clock=time, nap=time.nap)
+
+
+class NoSleep:
+    def sleep(self, predicate: Callable[[], bool], seconds: float) -> bool:
+        raise AssertionError("too early")
+
+
+def test_with_a_bell_it_gives_way_a_few_times_before_the_first_nap_and_sets_no_timer_for_that() -> None:
+    time = FakeTime()
+    looks = [0]
+
+    def look() -> bool:
+        looks[0] += 1
+        return looks[0] == 6
+
+    gave_way: list[int] = []
+    assert wait_until(look, 1, clock=time, nap=time.nap, give_way=lambda: gave_way.append(1), bell=NoSleep())
+    assert len(gave_way) == 5 and not time.naps
+    assert not wait_until(
+        lambda: False, 0, clock=time, nap=time.nap, give_way=lambda: gave_way.append(1), bell=NoSleep()
+    )
+    assert len(gave_way) == 5, "a call that may not wait looks once"
+    assert not wait_until(
+        lambda: False, 0.01, clock=time, nap=time.nap, give_way=lambda: gave_way.append(1), bell=NoSleep()
+    )
+    assert len(gave_way) == 25 and time.naps[0] == 50e-6 and max(time.naps) == 0.5e-3
+
+
+def test_giving_way_is_no_timed_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(seconds: float) -> None:
+        raise AssertionError(f"slept {seconds} s")
+
+    monkeypatch.setattr(time, "sleep", refuse)
+    looks = iter([False] * 10 + [True])
+    assert wait_until(lambda: next(looks), 1, bell=NoSleep())
