@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
+import reprlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ FRAMEWORK_NAME = 100
 
 MAX_PARAMS_BYTES = 1 << 20  # as JSON
 MAX_KEY = 1024  # characters of a metric's name
+_SHOWN_BITS = 128  # of a whole number in a message; from 4300 digits on Python refuses to write one
 
 # Types whose values are numbers, whichever they are; numpy's scalars join once the first of each came (never imported here).
 plain_types: set[type] = {float, int, bool}
@@ -41,6 +43,20 @@ def check_name(what: str, name: Any, limit: int) -> str:
     if "\0" in name or not _is_unicode(name):
         raise UsageError(f"The {what} name {name!r} has a character that cannot be stored.", "Remove it.")
     return str(name)
+
+
+def _shown(value: Any) -> str:
+    """How a message names a value: as Python writes it, of a long one the beginning and the end."""
+    if isinstance(value, bytes | bytearray):
+        value = bytes(value[:MAX_KEY])  # all of it would be made into text first
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"a number of {value.bit_length()} bits"
+    return reprlib.repr(value)
+
+
+def _as_text(key: Any) -> str:
+    is_short = isinstance(key, float) or (isinstance(key, int) and key.bit_length() <= _SHOWN_BITS)
+    return f"Use {str(key)!r}." if is_short else "Use text."
 
 
 def _is_unicode(text: str) -> bool:
@@ -84,7 +100,7 @@ def _checked_metrics(metrics: Any) -> dict[str, float]:
 
 def _metric_key(key: Any) -> str:
     if not isinstance(key, str):
-        raise MetricError(f"A metric's name must be text, not {key!r} ({type(key).__name__}).", f"Use {str(key)!r}.")
+        raise MetricError(f"A metric's name must be text, not {_shown(key)} ({type(key).__name__}).", _as_text(key))
     if not key or len(key) > MAX_KEY or not _is_unicode(key):
         raise MetricError(f"{key[:40]!r} cannot be the name of a metric.", f"Use text of 1 to {MAX_KEY} characters.")
     return str.__str__(key)  # a subclass: an enum of texts, numpy.str_
@@ -161,11 +177,12 @@ def check_step(step: Any) -> int:
             raise TypeError
         number = operator.index(step)
     except Exception:
-        hint = f"Use int(step): {int(step)}." if type(step) is float and step == step // 1 else ""
-        shown = repr(step) if type(step) in (bool, float, str, type(None)) else "a value"
+        is_whole = type(step) is float and step == step // 1 and abs(step) < 2**63
+        hint = f"Use int(step): {int(step)}." if is_whole else ""
+        shown = _shown(step) if type(step) in (bool, float, str, type(None)) else "a value"
         raise MetricError(f"step must be a whole number, not {shown} ({type(step).__name__}).", hint) from None
     if not -(2**63) <= number < 2**63:
-        raise MetricError(f"step {number} does not fit 64 bits.")
+        raise MetricError(f"step {_shown(number)} does not fit 64 bits.")
     return number
 
 
@@ -199,9 +216,9 @@ def _checked_params(params: Any, what: str) -> dict[str, Any]:
         raise UsageError(f"{what} must be a dict, not {type(params).__name__}.")
     for key, value in params.items():
         if not isinstance(key, str):
-            raise UsageError(f"{what} has the key {key!r}, which is no text.", f"Use {str(key)!r}.")
+            raise UsageError(f"{what} has the key {_shown(key)}, which is no text.", _as_text(key))
         if _raw_bytes(value) > MAX_PARAMS_BYTES:  # before it is made into a list of Python numbers
-            raise _too_large(what, f"{key!r} alone has {_raw_bytes(value)} bytes")
+            raise _too_large(what, f"{_shown(key)} alone has {_raw_bytes(value)} bytes")
     if _is_too_many(params):  # a small structure that refers to its parts again and again can be huge as JSON
         raise _too_large(what, "they are more as JSON")
     form = to_json_value({str.__str__(key): value for key, value in params.items()})

@@ -223,7 +223,9 @@ def test_any_path_can_be_a_home(home: PipelineHome, name: str) -> None:
 
 
 def test_a_relative_home_stays_where_it_was_when_the_job_goes_elsewhere(home: PipelineHome) -> None:
+    deep = f"{'d' * 150}/{'e' * 150}"
     home.run(
+        f"import os; os.makedirs('{deep}'); os.chdir('{deep}')",
         START,
         """
         os.chdir("/")
@@ -235,9 +237,16 @@ def test_a_relative_home_stays_where_it_was_when_the_job_goes_elsewhere(home: Pi
         FINISH,
         SECLEA_HOME="relative/home",
     )
-    home.path = home.work / "relative/home"
+    home.path = home.work / deep / "relative/home"
     until(lambda: home.finishes() and not list(home.home.rings.iterdir()), "the run's end")
     assert home.steps() == [0, 1, 5]
+
+
+def test_a_job_without_a_home_of_its_user_has_its_state_where_xdg_says(home: PipelineHome) -> None:
+    done = shell(home, "unset HOME; JOB", START, FINISH, SECLEA_HOME="", XDG_STATE_HOME=home.root / "state")
+    assert done.returncode == 0, done.stderr
+    home.path = home.root / "state/seclea"
+    both_are_there(home)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -61,7 +61,7 @@ def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_lo
         REAP,
         """
         import pandas
-        from seclea import DatasetTransformation
+        from seclea import DatasetTransformation, log
         from seclea.queues.queue import Queue
         def double(table): return table.assign(b=table.a * 2)
         def double_of(table): return DatasetTransformation(double, {"table": table})
@@ -78,6 +78,7 @@ def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_lo
         if not child:
             faulthandler.dump_traceback_later(20, exit=True)
             run.log({"loss": 1.0}, step=1)
+            log({"loss": 2.0}, step=2)
             upload(1)
             queue.put("child")
             assert queue.get() == "child"
@@ -91,10 +92,10 @@ def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_lo
         """,
     )
     assert set(told.split()) == {
-        "seclea.client.lineage.known", "seclea.client.lineage.parts", "seclea.director.pipeline",
-        "seclea.queues.consumer", "seclea.queues.producer", "seclea.queues.queue",
+        "seclea.client.joining", "seclea.client.lineage.known", "seclea.client.lineage.parts", "seclea.director.pipeline",
+        "seclea.queues.bell", "seclea.queues.consumer", "seclea.queues.producer", "seclea.queues.queue",
     }  # fmt: skip
-    until(lambda: home.steps() == [0, 1], "what parent and child logged")
+    until(lambda: home.steps() == [0, 1, 2], "what parent and child logged")
 
 
 # Forks at the n-th line of ours, as a signal handler does that comes just then: a child is there in the middle of a call.

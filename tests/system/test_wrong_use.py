@@ -88,6 +88,64 @@ def test_a_whole_float_as_step_is_refused_with_the_way_out(run: TrainingRun) -> 
     refused(MetricError, lambda: run.log({"loss": 1.0}, step=3.0), "3.0 (float)", "int(step): 3")  # type: ignore[arg-type]
 
 
+HUGE = 100_000_000  # characters
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ({"loss": "x" * HUGE},),
+        lambda: ({"x" * HUGE: 1.0},),
+        lambda: ({b"x" * HUGE: 1.0},),
+        lambda: ({("x" * HUGE,): 1.0},),
+        lambda: ({10**5000: 1.0},),
+        lambda: ({"loss": 10**5000},),
+        lambda: ({"loss": 1.0}, "x" * HUGE),
+        lambda: ({"loss": 1.0}, 10**5000),
+        lambda: ({"loss": 1.0}, -(10**5000)),
+        lambda: ({"loss": 1.0}, 1e308),
+        lambda: ({str(number): 1.0 for number in range(65_537)},),
+    ],
+    ids=[
+        "value",
+        "name",
+        "bytes",
+        "tuple",
+        "number-as-name",
+        "number",
+        "step-of-text",
+        "step",
+        "negative-step",
+        "float-as-step",
+        "names",
+    ],
+)
+def test_what_is_huge_and_wrong_is_refused_in_few_words(run: TrainingRun, call: Any) -> None:
+    with pytest.raises(MetricError) as caught:
+        run.log(*call())
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("make", [lambda: b"x" * HUGE, lambda: 10**5000], ids=["bytes", "number"])
+def test_a_huge_name_of_a_parameter_is_refused_in_few_words(client: SecleaAI, make: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        client.start_training_run(params={make(): 1})
+    assert len(str(caught.value)) < 200
+
+
+def test_ten_thousand_names_in_one_call_and_steps_that_go_backwards_are_recorded_as_they_are(
+    home: PipelineHome, client: SecleaAI
+) -> None:
+    run = client.start_training_run()
+    names = {f"layer {number}/norm of the gradient": float(number) for number in range(10_000)}
+    steps = [5, 3, -4, 3]
+    for step in steps:
+        run.log(names, step=step)
+    assert client.flush(30).done
+    found = [(step, name, value) for uuid, step, name, value in home.points() if uuid == run.uuid]
+    assert found == [(step, name, value) for step in steps for name, value in names.items()]
+
+
 def test_a_refused_log_call_records_nothing_and_the_next_step_is_the_one_after_the_last(
     home: PipelineHome, client: SecleaAI
 ) -> None:
