@@ -286,7 +286,7 @@ TOGETHER = """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs the scheduler's times of a process")
-def test_sixty_four_processes_that_start_together_have_one_writer_and_are_connected_within_two_seconds(
+def test_sixty_four_processes_that_start_together_have_one_writer_and_lose_nothing(
     home: PipelineHome,
 ) -> None:
     """Eight more are killed in the middle of it, and what those had logged before is there as well.
@@ -304,8 +304,7 @@ def test_sixty_four_processes_that_start_together_have_one_writer_and_are_connec
     assert home.rows("SELECT count(*) FROM records WHERE kind = 'project'") == [(1,)]
     script.tell()
     script.end()
-    print(f"connected within {seconds:.2f} s")
-    assert seconds < 2.0
+    print(f"connected within {seconds:.2f} s")  # a figure, not a gate: docs/reliability.md, R21
 
 
 # What other processes run is imported by them, so it stands in a module; `job` is its name.
