@@ -78,7 +78,9 @@ def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_lo
         if not child:
             faulthandler.dump_traceback_later(20, exit=True)
             run.log({"loss": 1.0}, step=1)
+            own = seclea.start_training_run()
             log({"loss": 2.0}, step=2)
+            own.finish()
             upload(1)
             queue.put("child")
             assert queue.get() == "child"
