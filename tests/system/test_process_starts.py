@@ -78,7 +78,9 @@ def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_lo
         if not child:
             faulthandler.dump_traceback_later(20, exit=True)
             run.log({"loss": 1.0}, step=1)
+            own = seclea.start_training_run()
             log({"loss": 2.0}, step=2)
+            own.finish()
             upload(1)
             queue.put("child")
             assert queue.get() == "child"
@@ -491,6 +493,37 @@ def test_what_a_child_logs_after_its_parent_has_finished_the_run_is_kept_and_del
     script.end()
     assert home.rows("SELECT points, status FROM records WHERE kind = 'metrics'") == [(1, "Completed")] * 2
     assert home.rows("SELECT kind FROM events WHERE kind <> 'start'") == []
+
+
+def test_a_child_forked_before_its_parents_terminate_logs_on_and_one_forked_after_it_is_refused(
+    home: PipelineHome,
+) -> None:
+    home.run(
+        START,
+        REAP,
+        """
+        from seclea.errors import RunFinishedError
+        told, tell = os.pipe()
+        if not (before := os.fork()):
+            signal.alarm(20)
+            os.close(tell)
+            os.read(told, 1)
+            run.log({"loss": 1.0}, step=1)
+            os._exit(0)
+        seclea.terminate()
+        if not (after := os.fork()):
+            signal.alarm(20)
+            try: run.log({"loss": 1.0}, step=2)
+            except RunFinishedError as error: os._exit(7 if "was terminated" in str(error) else 8)
+            os._exit(9)
+        os.close(told)
+        os.close(tell)
+        assert reap(before) == 0
+        assert (code := reap(after)) == 7, code
+        """,
+    )
+    until(lambda: not list(home.home.rings.iterdir()), "every ring to be taken")
+    assert home.steps() == [0, 1]
 
 
 # A notebook's client in a process of its own: it runs cells, interrupts one, kills the kernel and starts the next.

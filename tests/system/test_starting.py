@@ -48,8 +48,8 @@ def test_two_unrelated_scripts_share_one_writer_and_one_sender_and_each_record_i
     check_together(home, 2)
 
 
-def test_sixteen_processes_that_start_together_share_one_writer_and_one_sender(home: PipelineHome) -> None:
-    check_together(home, 16)
+def test_sixty_four_scripts_that_start_together_share_one_writer_and_one_sender(home: PipelineHome) -> None:
+    check_together(home, 64)
 
 
 def test_a_client_logs_and_ends_before_there_is_a_writer(home: PipelineHome) -> None:
