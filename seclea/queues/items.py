@@ -217,29 +217,39 @@ class SideFiles:
         space = os.statvfs(self._directory)
         if space.f_bavail * space.f_frsize < size_bytes:  # not even for a moment take the last of the memory
             raise OSError(errno.ENOSPC, f"no room for {size_bytes} bytes", str(self._directory))
-        name = f"{self._prefix}-{next(self._numbers)}{SUFFIX}"
-        path = self._directory / name
         checked_bytes = min(len(payload), _CHECKED_BYTES)
         checksum = crc32(memoryview(payload)[:checked_bytes])
-        frame = msgpack.packb([name, size_bytes, checksum, checked_bytes, len(payload)])
-        result = _FILE_TYPES[type], frame, path  # before the file is there: an exception after it would leave the file
-        try:
-            # By `write`, not through a map: a full tmpfs is an error here, not a SIGBUS; and it is faster.
-            with open(path, "xb", buffering=0, opener=_open_private) as file:
-                pieces = [memoryview(payload), *(buffer for buffer in buffers if buffer.nbytes)]
-                while pieces:
-                    written = os.writev(file.fileno(), pieces[:_PIECES])
-                    done = 0
-                    while done < len(pieces) and written >= pieces[done].nbytes:
-                        written -= pieces[done].nbytes
-                        done += 1
-                    del pieces[:done]
-                    if written:
-                        pieces[0] = pieces[0].cast("B")[written:]
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return result
+        maker = os.getpid()
+        while True:
+            name = f"{self._prefix}-{next(self._numbers)}{SUFFIX}"
+            path = self._directory / name
+            frame = msgpack.packb([name, size_bytes, checksum, checked_bytes, len(payload)])
+            result = _FILE_TYPES[type], frame, path  # before the file is there: an exception after it would leave it
+            try:
+                _write_new(path, [memoryview(payload), *(buffer for buffer in buffers if buffer.nbytes)])
+                return result
+            except FileExistsError:  # a signal handler forked, and the other process was here first
+                continue
+            except BaseException:
+                if os.getpid() == maker:  # else it is the parent's
+                    path.unlink(missing_ok=True)
+                raise
+
+
+def _write_new(path: Path, pieces: list[memoryview]) -> None:
+    # By `write`, not through a map: a full tmpfs is an error here, not a SIGBUS; and it is faster.
+    with open(path, "xb", buffering=0, opener=_open_private) as file:
+        offset = 0  # not the file's own: a child that is forked here, and goes on, writes the same bytes there
+        while pieces:
+            written = os.pwritev(file.fileno(), pieces[:_PIECES], offset)
+            offset += written
+            done = 0
+            while done < len(pieces) and written >= pieces[done].nbytes:
+                written -= pieces[done].nbytes
+                done += 1
+            del pieces[:done]
+            if written:
+                pieces[0] = pieces[0].cast("B")[written:]
 
 
 def _open_private(path: str, flags: int) -> int:

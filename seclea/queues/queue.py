@@ -39,6 +39,9 @@ _WORDS = "bell.words"
 _ITEMS_WORD, _ROOM_WORD = 0, 64  # 512 bytes apart: consumers raise the one, producers the other
 _MANY_BYTES = 16 << 20  # of objects that one `get_many` takes, so that large ones cannot fill the memory
 _LARGEST_RING_BYTES = 64 << 20  # rings double up to this
+# What a call meets whose own thread was forked in the middle of it, by a signal handler, and which goes on in the child:
+# all that it held was the parent's and is closed.
+_GONE = (ValueError, OSError, KeyError, RuntimeError)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 
 
@@ -211,27 +214,35 @@ class Queue:
 
         A signal handler that interrupts this in its own thread cannot wait for it: its object may be one too many.
         """
-        with self._bounding:
-            was = self._is_bounding
-            try:
-                self._is_bounding = True
-                if not was and not self._room.take(_TURN_SECONDS):
-                    return False
-                return self.qsize() < self._maxsize and self._write(type, payload, buffers)
-            finally:
-                self._is_bounding = was
-                if not was:
-                    self._room.leave()
+        bounding, room = self._bounding, self._room
+        try:
+            with bounding:
+                was = self._is_bounding
+                try:
+                    self._is_bounding = True
+                    if not was and not room.take(_TURN_SECONDS):
+                        return False
+                    return self.qsize() < self._maxsize and self._write(type, payload, buffers)
+                finally:
+                    self._is_bounding = was
+                    if not was:
+                        room.leave()
+        except _GONE:
+            if bounding is self._bounding:
+                raise
+            room.close()  # it may have been opened after the fork, and then holds the parent's lock
+            return self._write_if_room(type, payload, buffers)
 
     def _write(self, type: int, payload: bytes, buffers: items.Buffers) -> bool:
         """Put one frame into this process's ring, or into the next one; False when the memory is full."""
-        producer, file = self._producer, None
+        producer, side_files, file = self._producer, self._side_files, None
+        item = type, payload, buffers
         try:
             if producer is None:
                 producer = self._next_ring(None)
             size_bytes = len(payload) + sum(map(len, buffers)) if buffers else len(payload)
             if size_bytes > self._inline_bytes:
-                type, payload, file = self._side_files.write(type, payload, buffers)
+                type, payload, file = side_files.write(type, payload, buffers)
             elif buffers:
                 payload = b"".join([payload, *buffers])
             while True:
@@ -239,7 +250,8 @@ class Queue:
                     if producer.put(type, payload):
                         break
                 except QueueClosed:  # another thread went on to the next ring, or closed the queue
-                    pass
+                    if self._side_files is not side_files:  # or this is a child, and ring and file are the parent's
+                        return self._write(*item)
                 producer = self._next_ring(producer)
             file = None  # it is in the queue now, and the consumer's to remove
         except OSError as error:
@@ -247,7 +259,7 @@ class Queue:
                 return False
             raise
         finally:
-            if file is not None:
+            if file is not None and self._side_files is side_files:
                 file.unlink(missing_ok=True)
         if self._words[_ITEMS_WORD]:
             self._items_bell.ring()
@@ -262,6 +274,7 @@ class Queue:
                 raise QueueClosed("The queue is closed in this process.")
             if self._producer is not full and self._producer is not None:
                 return self._producer
+            full = self._producer  # none in a child that was forked in the middle of a put
             capacity_bytes = self._capacity_bytes
             if full is not None:
                 capacity_bytes = max(full.capacity_bytes, min(2 * full.capacity_bytes, _LARGEST_RING_BYTES))
@@ -338,24 +351,32 @@ class Queue:
             self._local.release()
 
     def _take(self, taken: list[Any], max_items: int) -> bool:
-        with self._local:
-            was = self._is_looking
-            if was:  # a signal handler interrupted a get of its own thread, whose objects these are
-                return False
-            try:
-                self._is_looking = True
-                rings = self._scanned(always=False)
-                while rings.has_items() or rings.wants_retiring():
-                    try:
-                        if not self._turn.take(_TURN_SECONDS):
-                            break
-                        self._take_in_turn(rings, taken, max_items)
-                        if taken or not rings.retire():
-                            break
-                    finally:
-                        self._turn.leave()
-            finally:
-                self._is_looking = was
+        local, turn = self._local, self._turn
+        try:
+            with local:
+                was = self._is_looking
+                if was:  # a signal handler interrupted a get of its own thread, whose objects these are
+                    return False
+                try:
+                    self._is_looking = True
+                    rings = self._scanned(always=False)
+                    while rings.has_items() or rings.wants_retiring():
+                        try:
+                            if not turn.take(_TURN_SECONDS):
+                                break
+                            self._take_in_turn(rings, taken, max_items)
+                            if taken or not rings.retire():
+                                break
+                        finally:
+                            turn.leave()
+                finally:
+                    self._is_looking = was
+        except _GONE:
+            if local is self._local:
+                raise
+            turn.close()
+            taken.clear()  # the parent gets these
+            return False
         if taken and self._maxsize and self._room_bell.is_wanted:
             self._room_bell.ring()
         return bool(taken)
@@ -403,18 +424,30 @@ class Queue:
 
     def qsize(self) -> int:
         """Objects in the queue; with others at work it may be wrong when it arrives."""
-        with self._local:
-            was = self._is_looking
-            try:
-                self._is_looking = True
-                return (self._rings if was else self._scanned(always=True)).count()
-            finally:
-                self._is_looking = was
+        local = self._local
+        try:
+            with local:
+                was = self._is_looking
+                try:
+                    self._is_looking = True
+                    return (self._rings if was else self._scanned(always=True)).count()
+                finally:
+                    self._is_looking = was
+        except _GONE:
+            if local is self._local:
+                raise
+            return self.qsize()
 
     def empty(self) -> bool:
         """Whether nothing is in the queue."""
-        with self._looking() as rings:
-            return not rings.has_items()
+        local = self._local
+        try:
+            with self._looking() as rings:
+                return not rings.has_items()
+        except _GONE:
+            if local is self._local:
+                raise
+            return self.empty()
 
     def full(self) -> bool:
         """Whether ``maxsize`` objects are in the queue."""
