@@ -103,19 +103,22 @@ class TrainingRun:
         if type(metrics) is dict:
             template = self._templates.get(tuple(metrics))
             if template is not None:  # nothing but numbers is new: these names were checked, the run is not over
-                pack, head = template
                 if step is None:
                     step = self._step + 1
-                now = _time_ns()
+                payload = None
                 try:
-                    payload = pack(head, step, now, *metrics.values())
-                except (struct_error, TypeError, OverflowError):
-                    payload = None
-                for value in metrics.values():
-                    if type(value) is not float and type(value) not in plain_types:
-                        payload = None
-                        break
-                if payload is not None and type(step) is int:
+                    # Before any conversion: `float` of a tensor may wait or warn, and is `_log_checked`'s to ask for.
+                    for value in metrics.values():
+                        if type(value) is not float and type(value) not in plain_types:
+                            break
+                    else:
+                        if type(step) is int:
+                            pack, head = template
+                            now = _time_ns()
+                            payload = pack(head, step, now, *metrics.values())
+                except (struct_error, RuntimeError):  # out of range, or changed meanwhile by another thread
+                    pass
+                if payload is not None:
                     self._step = step
                     if not self._offer(_POINTS, payload, now):
                         self._pipeline.put(_POINTS, payload, self._index)
