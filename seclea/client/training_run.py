@@ -105,6 +105,7 @@ class TrainingRun:
             if template is not None:  # nothing but numbers is new: these names were checked, the run is not over
                 if step is None:
                     step = self._step + 1
+                now = _time_ns()
                 payload = None
                 try:
                     # Before any conversion: `float` of a tensor may wait or warn, and is `_log_checked`'s to ask for.
@@ -114,7 +115,6 @@ class TrainingRun:
                     else:
                         if type(step) is int:
                             pack, head = template
-                            now = _time_ns()
                             payload = pack(head, step, now, *metrics.values())
                 except (struct_error, RuntimeError):  # out of range, or changed meanwhile by another thread
                     pass
@@ -159,11 +159,14 @@ class TrainingRun:
                 self._seen.clear()  # names that change all the time are no reason to grow
             self._seen.add(keys)
             return None
-        number = self._pipeline.key_set(self._index, keys)
+        pipeline = self._pipeline
+        number = pipeline.key_set(self._index, keys)
         if number is None:
             return None
         template = points_struct(len(keys)).pack, POINTS_HEAD.pack(self._index, number)
         self._templates[keys] = template
+        if self._ended is not None or not self._bound or pipeline is not self._pipeline:
+            self._templates.clear()  # another thread ended the run meanwhile, or a signal handler forked
         return template
 
     def log_model_state(

@@ -10,6 +10,7 @@ Rule 3  A put never raises for a reason of ours: a missing writer is started, a 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import threading
@@ -71,6 +72,7 @@ class Pipeline:
         self._left: dict[tuple[int, str, str], int] = {}  # (stream, kind, reason): not yet tombstoned
         self._room = Room(home, self._ring, limits)
         self._key_sets: dict[tuple[str, ...], int] = {}
+        self._key_numbers = itertools.count()
         self._next_bell = 0
         self._next_look = 0
         self.offer = self._ring.put
@@ -94,8 +96,10 @@ class Pipeline:
             with self._lock:
                 number = self._key_sets.get(keys)
                 if number is None:
-                    number = len(self._key_sets)
-                    if not self._offer(FrameType.KEYS, KeysFrame(index, number, keys).pack()):
+                    # Taken before it is said: a signal handler that logs meanwhile gets another one, never the same.
+                    number = next(self._key_numbers)
+                    frame = KeysFrame(index, number, keys).pack()
+                    if len(frame) > self._ring.largest_payload_bytes or not self._offer(FrameType.KEYS, frame):
                         return None
                     self._key_sets[keys] = number
         return number
@@ -181,11 +185,13 @@ class Pipeline:
         """Say what was left out, before anything else; False when there is no room even for that."""
         if self._left:
             with self._lock:
-                for (index, kind, reason), count in list(self._left.items()):
+                for index, kind, reason in list(self._left):
+                    # Taken out first: a signal handler that logs meanwhile comes here, too, and must not say it again.
+                    count = self._left.pop((index, kind, reason), 0)
                     stone = TombstoneFrame(index, kind, count, "dropped", reason)
-                    if not self._ring.put(FrameType.TOMBSTONE, stone.pack()):
+                    if count and not self._ring.put(FrameType.TOMBSTONE, stone.pack()):
+                        self._left[index, kind, reason] = self._left.get((index, kind, reason), 0) + count
                         return False
-                    del self._left[index, kind, reason]
                 self._ring.hold_back(False)
         return True
 

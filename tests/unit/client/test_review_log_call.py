@@ -1,10 +1,10 @@
 """The log call under strange values, interruptions and races: what a hostile reader tried."""
 
-import os
+import contextlib
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from seclea.client.validation import plain_types
 from seclea.errors import MetricError, RunFinishedError
+from seclea.frames import FrameType, TombstoneFrame, unpack
 from tests.unit.client.test_log_call import Desk, desk
 
 __all__ = ["desk"]
@@ -87,3 +88,91 @@ def test_a_step_whose_index_raises_is_a_wrong_step_whether_its_names_are_known_o
     know(desk, "loss")
     with pytest.raises(MetricError, match="whole number"):
         desk.run.log({"loss": 1.0}, Step())  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def handler_at(desk: Desk, kind: FrameType, act: Callable[[], None], *, after: bool = False) -> Iterator[list[int]]:
+    """While it lasts a signal comes just before (or after) a frame of this kind is put, the first time; its handler acts."""
+    ring = desk.run._pipeline._ring
+    put, came = ring.put, list[int]()
+
+    def watched(frame_type: int, payload: bytes, now_ns: int = 0, /) -> int:
+        due = frame_type == kind and not came
+        if due:
+            came.append(1)
+        if due and not after:
+            signal.raise_signal(signal.SIGUSR1)
+        number = put(frame_type, payload, now_ns)
+        if due and after:
+            signal.raise_signal(signal.SIGUSR1)
+        return number
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: act())
+    ring.put = watched
+    try:
+        yield came
+    finally:
+        ring.put = put
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_handler_that_declares_names_while_others_are_declared_gets_a_number_of_its_own(
+    desk: Desk, after: bool
+) -> None:
+    def act() -> None:
+        for _ in range(2):
+            desk.run.log({"handler": 2.0}, 1)
+
+    desk.run.log({"main": 1.0}, 0)
+    with handler_at(desk, FrameType.KEYS, act, after=after) as came:
+        desk.run.log({"main": 1.0}, 0)
+    assert came
+    for _ in range(2):
+        desk.run.log({"main": 1.0}, 0)
+        desk.run.log({"handler": 2.0}, 1)
+    said = desk.said()
+    assert sorted(said, key=lambda call: call[0]) == [(0, {"main": 1.0})] * 4 + [(1, {"handler": 2.0})] * 4
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_handler_that_logs_while_a_tombstone_is_said_neither_breaks_nor_repeats_it(desk: Desk, after: bool) -> None:
+    know(desk, "loss")
+    desk.consumer.set_paused(True)
+    for step in range(3):
+        desk.run.log({"loss": 2.0}, step)
+    desk.consumer.set_paused(False)
+    with handler_at(desk, FrameType.TOMBSTONE, lambda: desk.run.log({"loss": 3.0}, 3), after=after) as came:
+        desk.run.log({"loss": 4.0}, 4)
+    assert came
+    frames = [(kind, payload) for kind, _, payload in desk.consumer.read()]
+    stones = [unpack(kind, payload) for kind, payload in frames if kind == FrameType.TOMBSTONE]
+    assert [stone.count for stone in stones if isinstance(stone, TombstoneFrame)] == [3]
+    assert sum(kind == FrameType.POINTS for kind, _ in frames) == 2
+
+
+def test_names_too_long_to_be_said_once_are_said_with_each_call(desk: Desk) -> None:
+    names = [f"{number:03}" + "\N{GREEK SMALL LETTER ALPHA}" * 1021 for number in range(512)]
+    for step in range(3):
+        desk.run.log(dict.fromkeys(names, 1.0), step)
+    assert [kind for kind, *_ in desk.consumer.read()] == [FrameType.STREAM, *[FrameType.LARGE] * 3]
+
+
+def test_a_run_that_is_finished_while_a_thread_declares_its_names_takes_nothing_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = desk.run._pipeline
+    declare = pipeline.key_set
+
+    def while_another_thread_finishes(*call: Any) -> int | None:
+        number = declare(*call)
+        other = threading.Thread(target=desk.run.finish)
+        other.start()
+        other.join()
+        return number
+
+    monkeypatch.setattr(pipeline, "key_set", while_another_thread_finishes)
+    for _ in range(2):
+        desk.run.log({"loss": 1.0})
+    with pytest.raises(RunFinishedError):
+        desk.run.log({"loss": 1.0})
