@@ -69,6 +69,7 @@ class Pipeline:
         self._ring = _new_ring(home, self._attend_if_asleep)
         self._lock = threading.RLock()
         self._streams: dict[tuple[Speaker, str | None], int] = {}
+        self._stream_numbers = itertools.count()
         self._left: dict[tuple[int, str, str], int] = {}  # (stream, kind, reason): not yet tombstoned
         self._room = Room(home, self._ring, limits)
         self._key_sets: dict[tuple[str, ...], int] = {}
@@ -211,7 +212,7 @@ class Pipeline:
             index = self._streams.get(key)
             if index is not None:
                 return index
-            index = len(self._streams)
+            index = next(self._stream_numbers)  # taken before it is said, as in `key_set`
             destination = speaker.destination
             settings = speaker.settings
             frame = StreamFrame(
@@ -225,8 +226,7 @@ class Pipeline:
                 ca_bundle=settings.ca_bundle,
             )
             self._put_surely(FrameType.STREAM, frame.pack(), "stream")
-            self._streams[key] = index
-            return index
+            return self._streams.setdefault(key, index)
 
     def store_entity(
         self, speaker: Speaker, entity: Entity, *, run: str | None = None, payload: Path | None = None
@@ -321,7 +321,9 @@ class Pipeline:
 # One per process and home
 
 _pipelines: dict[Path, Pipeline] = {}
-_pipelines_lock = threading.Lock()
+_pipelines_lock = (
+    threading.RLock()
+)  # re-entrant, for a signal handler that logs while the first call makes the pipeline
 
 
 def pipeline_of(home: Home, limits: Limits) -> Pipeline:
@@ -332,7 +334,10 @@ def pipeline_of(home: Home, limits: Limits) -> Pipeline:
     with _pipelines_lock:
         pipeline = _pipelines.get(home.path)
         if pipeline is None:
-            pipeline = _pipelines[home.path] = Pipeline(home, limits)
+            made = Pipeline(home, limits)
+            pipeline = _pipelines.setdefault(home.path, made)
+            if pipeline is not made:
+                made.close()
     return pipeline
 
 
@@ -351,7 +356,7 @@ def forget_after_fork(client: Any) -> None:
 
 def _after_fork_in_child() -> None:
     global _pipelines_lock
-    _pipelines_lock = threading.Lock()
+    _pipelines_lock = threading.RLock()
     for pipeline in _pipelines.values():
         pipeline.abandon()
     _abandoned.extend(_pipelines.values())  # never collected here: closing the parent's files is not ours to do

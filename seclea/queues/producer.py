@@ -301,19 +301,14 @@ def _make_put(
 
     def put_slowly(type: int, payload: bytes, now_ns: int) -> int:
         """Something is in the way of the straight path: the end of the ring, no room as far as is known, parked frames."""
-        nonlocal limit
         check(type, payload)
-        if held:
-            if now_ns:
-                return 0
-            limit = 0  # `write` looks at TAIL
+        if held and now_ns:
+            return 0
         if parked and not write_parked():
             return 0
         number = write(type, payload)
         if parked:
             write_parked()
-        if held:
-            limit = 0
         return number
 
     def check(type: int, payload: bytes) -> None:
@@ -333,8 +328,10 @@ def _make_put(
             tail = words[TAIL]
             if head - tail < 0 or head - tail > capacity:  # a TAIL that cannot be: never write over what is unread
                 return 0
-            limit = tail + capacity
-            if end > limit:
+            most = tail + capacity
+            if not held:  # else the limit stays 0, also where a signal handler raises from here
+                limit = most
+            if end > most:
                 return 0
         number = sequence + 1
         start = offset + HEADER_BYTES
@@ -386,7 +383,8 @@ def _make_put(
         return False
 
     def abandon() -> None:
-        nonlocal acquire, release, lock
+        nonlocal acquire, release, lock, busy
+        busy = False  # it may have been in a put
         lock = threading.RLock()  # another thread of the parent may hold the old one for ever
         acquire, release = lock.acquire, lock.release
 
