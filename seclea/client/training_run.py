@@ -106,15 +106,18 @@ class TrainingRun:
                 if step is None:
                     step = self._step + 1
                 now = _time_ns()
+                payload = None
                 try:
-                    payload = pack(head, step, now, *metrics.values())
-                except (struct_error, TypeError, OverflowError):
-                    payload = None
-                for value in metrics.values():
-                    if type(value) is not float and type(value) not in plain_types:
-                        payload = None
-                        break
-                if payload is not None and type(step) is int:
+                    # Before any conversion: `float` of a tensor may wait or warn, and is `_log_checked`'s to ask for.
+                    for value in metrics.values():
+                        if type(value) is not float and type(value) not in plain_types:
+                            break
+                    else:
+                        if type(step) is int:
+                            payload = pack(head, step, now, *metrics.values())
+                except (struct_error, RuntimeError):  # out of range, or changed meanwhile by another thread
+                    pass
+                if payload is not None:
                     self._step = step
                     try:
                         if not pipeline.offer(_POINTS, payload, now):
@@ -156,6 +159,8 @@ class TrainingRun:
         now = _time_ns()
         if template is not None:
             templates[keys] = template
+            if self._ended is not None:
+                templates.clear()  # another thread ended the run meanwhile
             payload = template[0](template[1], step, now, *found.values())
             self._step = step
             pipeline.put(_POINTS, payload, index)

@@ -115,6 +115,8 @@ def metric_value(key: str, value: Any) -> float:
         MetricError: anything else; the message names key and type and says what to do.
     """
     if isinstance(value, int | float):
+        if type(value) not in plain_types:
+            _learn(value)  # numpy's float64 is a float
         try:
             return float(value)
         except OverflowError:
@@ -130,9 +132,8 @@ def _scalar(value: Any) -> float | None:
     if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M", "c"):  # times have an item() that is an int
         return None
     try:
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in "biuf":
-            plain_types.add(type(value))
+        if _learn(value):
+            return float(value)  # its item() may be no Python number: longdouble's is not
         item = getattr(value, "item", None)
         if callable(item):
             plain = item()
@@ -140,6 +141,18 @@ def _scalar(value: Any) -> float | None:
         return float(value)  # Decimal, Fraction, and what else knows how
     except Exception:  # each library raises its own for an array of many
         return None
+
+
+def _learn(value: Any) -> bool:
+    """Whether it is one of numpy's own scalars that are numbers; from then on its type is plain."""
+    numpy = sys.modules.get("numpy")
+    kind = type(value)
+    if numpy is None or kind.__module__ != "numpy" or not isinstance(value, numpy.generic):
+        return False
+    if value.dtype.kind not in "biuf":
+        return False
+    plain_types.add(kind)
+    return True
 
 
 def _described(value: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import threading
@@ -70,9 +71,11 @@ class Pipeline:
         self._ring = _new_ring(home, self._attend_if_asleep)
         self._lock = threading.RLock()
         self._streams: dict[tuple[Speaker, str | None], int] = {}
+        self._stream_numbers = itertools.count()
         self._left: dict[tuple[int, str, str], int] = {}  # (stream, kind, reason): not yet tombstoned
         self._room = Room(home, self._ring, limits)
         self._key_sets: dict[tuple[str, ...], int] = {}
+        self._key_numbers = itertools.count()
         self._next_bell = 0
         self._next_look = 0
         self._trouble = ""
@@ -97,8 +100,10 @@ class Pipeline:
             with self._lock:
                 number = self._key_sets.get(keys)
                 if number is None:
-                    number = len(self._key_sets)
-                    if not self._offer(FrameType.KEYS, KeysFrame(index, number, keys).pack()):
+                    # Taken before it is said: a signal handler that logs meanwhile gets another one, never the same.
+                    number = next(self._key_numbers)
+                    frame = KeysFrame(index, number, keys).pack()
+                    if len(frame) > self._ring.largest_payload_bytes or not self._offer(FrameType.KEYS, frame):
                         return None
                     self._key_sets[keys] = number
         return number
@@ -188,11 +193,13 @@ class Pipeline:
         """Say what was left out, before anything else; False when there is no room even for that."""
         if self._left:
             with self._lock:
-                for (index, kind, reason), count in list(self._left.items()):
+                for index, kind, reason in list(self._left):
+                    # Taken out first: a signal handler that logs meanwhile comes here, too, and must not say it again.
+                    count = self._left.pop((index, kind, reason), 0)
                     stone = TombstoneFrame(index, kind, count, "dropped", reason)
-                    if not self._ring.put(FrameType.TOMBSTONE, stone.pack()):
+                    if count and not self._ring.put(FrameType.TOMBSTONE, stone.pack()):
+                        self._left[index, kind, reason] = self._left.get((index, kind, reason), 0) + count
                         return False
-                    del self._left[index, kind, reason]
                 self._ring.hold_back(False)
         return True
 
@@ -212,7 +219,7 @@ class Pipeline:
             index = self._streams.get(key)
             if index is not None:
                 return index
-            index = len(self._streams)
+            index = next(self._stream_numbers)  # taken before it is said, as in `key_set`
             destination = speaker.destination
             settings = speaker.settings
             frame = StreamFrame(
@@ -226,8 +233,7 @@ class Pipeline:
                 ca_bundle=settings.ca_bundle,
             )
             self._put_surely(FrameType.STREAM, frame.pack(), "stream")
-            self._streams[key] = index
-            return index
+            return self._streams.setdefault(key, index)
 
     def store_entity(
         self, speaker: Speaker, entity: Entity, *, run: str | None = None, payload: Path | None = None

@@ -351,8 +351,10 @@ def _make_put(
             tail = words[TAIL]
             if head - tail < 0 or head - tail > capacity:  # a TAIL that cannot be: never write over what is unread
                 return 0
-            limit = tail + capacity
-            if end > limit:
+            most = tail + capacity
+            if not held:  # else the limit stays 0, also where a signal handler raises from here
+                limit = most
+            if end > most:
                 return 0
         number = sequence + 1
         start = offset + HEADER_BYTES
@@ -404,7 +406,8 @@ def _make_put(
         return False
 
     def abandon() -> None:
-        nonlocal acquire, release, lock
+        nonlocal acquire, release, lock, busy
+        busy = False  # it may have been in a put
         lock = threading.RLock()  # another thread of the parent may hold the old one for ever
         acquire, release = lock.acquire, lock.release
 

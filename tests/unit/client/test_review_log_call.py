@@ -1,0 +1,178 @@
+"""The log call under strange values, interruptions and races: what a hostile reader tried."""
+
+import contextlib
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seclea.client.validation import plain_types
+from seclea.errors import MetricError, RunFinishedError
+from seclea.frames import FrameType, TombstoneFrame, unpack
+from tests.unit.client.test_log_call import Desk, desk
+
+__all__ = ["desk"]
+
+
+def know(desk: Desk, *names: str) -> None:
+    """Have the names said once."""
+    for _ in range(3):
+        desk.run.log(dict.fromkeys(names, 1.0))
+    desk.said()
+
+
+class Tensor:
+    """As torch's: `float` of one that requires a gradient warns, `item` does not; both may wait for a GPU."""
+
+    def __init__(self) -> None:
+        self.floats = 0
+
+    def __float__(self) -> float:
+        self.floats += 1
+        warnings.warn("Converting a tensor with requires_grad=True to a scalar", UserWarning, stacklevel=2)
+        return 1.5
+
+    def item(self) -> float:
+        return 1.5
+
+
+def test_a_tensor_is_asked_for_its_number_once_and_as_it_wants_to_be(desk: Desk) -> None:
+    know(desk, "loss")
+    tensor = Tensor()
+    desk.run.log({"loss": tensor}, 7)
+    assert desk.said() == [(7, {"loss": 1.5})]
+    assert tensor.floats == 0
+
+
+def test_a_complex_number_is_refused_without_a_warning_of_another_library(desk: Desk) -> None:
+    know(desk, "loss")
+    with warnings.catch_warnings(record=True) as said, pytest.raises(MetricError):
+        warnings.simplefilter("always")
+        desk.run.log({"loss": np.complex64(1)})
+    assert said == []
+
+
+SCALARS = [np.dtype(code).type for code in "?bBhHiIlLqQefdg"]
+
+
+@pytest.mark.parametrize("scalar", SCALARS, ids=[kind.__name__ for kind in SCALARS])
+def test_a_scalar_of_numpy_is_a_number_whether_its_names_are_known_or_not_and_then_plain(
+    desk: Desk, scalar: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.run.log({"loss": scalar(1)}, 0)
+    know(desk, "loss")
+    assert scalar in plain_types
+    checked: list[Any] = []
+    monkeypatch.setattr(desk.run, "_log_checked", lambda *call: checked.append(call))
+    desk.run.log({"loss": scalar(1)}, 1)
+    assert checked == [] and desk.said() == [(1, {"loss": 1.0})]
+
+
+def test_types_that_users_make_are_not_kept(desk: Desk) -> None:
+    before = set(plain_types)
+    for base in (np.float64, np.float32, float, int):
+        made = type("Mine", (base,), {})
+        desk.run.log({"loss": made(1)}, 0)
+    assert plain_types - before <= {np.float64, np.float32}
+
+
+def test_a_step_whose_index_raises_is_a_wrong_step_whether_its_names_are_known_or_not(desk: Desk) -> None:
+    class Step:
+        def __index__(self) -> int:
+            raise RuntimeError("no")
+
+    know(desk, "loss")
+    with pytest.raises(MetricError, match="whole number"):
+        desk.run.log({"loss": 1.0}, Step())  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def handler_at(desk: Desk, kind: FrameType, act: Callable[[], None], *, after: bool = False) -> Iterator[list[int]]:
+    """While it lasts a signal comes just before (or after) a frame of this kind is put, the first time; its handler acts."""
+    ring = desk.run._pipeline._ring
+    put, came = ring.put, list[int]()
+
+    def watched(frame_type: int, payload: bytes, now_ns: int = 0, /) -> int:
+        due = frame_type == kind and not came
+        if due:
+            came.append(1)
+        if due and not after:
+            signal.raise_signal(signal.SIGUSR1)
+        number = put(frame_type, payload, now_ns)
+        if due and after:
+            signal.raise_signal(signal.SIGUSR1)
+        return number
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: act())
+    ring.put = watched
+    try:
+        yield came
+    finally:
+        ring.put = put
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_handler_that_declares_names_while_others_are_declared_gets_a_number_of_its_own(
+    desk: Desk, after: bool
+) -> None:
+    def act() -> None:
+        for _ in range(2):
+            desk.run.log({"handler": 2.0}, 1)
+
+    desk.run.log({"main": 1.0}, 0)
+    with handler_at(desk, FrameType.KEYS, act, after=after) as came:
+        desk.run.log({"main": 1.0}, 0)
+    assert came
+    for _ in range(2):
+        desk.run.log({"main": 1.0}, 0)
+        desk.run.log({"handler": 2.0}, 1)
+    said = desk.said()
+    assert sorted(said, key=lambda call: call[0]) == [(0, {"main": 1.0})] * 4 + [(1, {"handler": 2.0})] * 4
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_handler_that_logs_while_a_tombstone_is_said_neither_breaks_nor_repeats_it(desk: Desk, after: bool) -> None:
+    know(desk, "loss")
+    desk.consumer.set_paused(True)
+    for step in range(3):
+        desk.run.log({"loss": 2.0}, step)
+    desk.consumer.set_paused(False)
+    with handler_at(desk, FrameType.TOMBSTONE, lambda: desk.run.log({"loss": 3.0}, 3), after=after) as came:
+        desk.run.log({"loss": 4.0}, 4)
+    assert came
+    frames = [(kind, payload) for kind, _, payload in desk.consumer.read()]
+    stones = [unpack(kind, payload) for kind, payload in frames if kind == FrameType.TOMBSTONE]
+    assert [stone.count for stone in stones if isinstance(stone, TombstoneFrame)] == [3]
+    assert sum(kind == FrameType.POINTS for kind, _ in frames) == 2
+
+
+def test_names_too_long_to_be_said_once_are_said_with_each_call(desk: Desk) -> None:
+    names = [f"{number:03}" + "\N{GREEK SMALL LETTER ALPHA}" * 1021 for number in range(512)]
+    for step in range(3):
+        desk.run.log(dict.fromkeys(names, 1.0), step)
+    assert [kind for kind, *_ in desk.consumer.read()] == [FrameType.STREAM, *[FrameType.LARGE] * 3]
+
+
+def test_a_run_that_is_finished_while_a_thread_declares_its_names_takes_nothing_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = desk.run._pipeline
+    declare = pipeline.key_set
+
+    def while_another_thread_finishes(*call: Any) -> int | None:
+        number = declare(*call)
+        other = threading.Thread(target=desk.run.finish)
+        other.start()
+        other.join()
+        return number
+
+    monkeypatch.setattr(pipeline, "key_set", while_another_thread_finishes)
+    for _ in range(2):
+        desk.run.log({"loss": 1.0})
+    with pytest.raises(RunFinishedError):
+        desk.run.log({"loss": 1.0})
