@@ -123,7 +123,7 @@ def steady(child: Child) -> dict[str, Any]:
         helpers = _helpers(contender)
         own, others, began = time.process_time(), sum(map(cpu_seconds, helpers)), time.perf_counter()
         if log is None:
-            time.sleep(seconds)
+            time.sleep(seconds)  # what is measured: a process with nothing to do
         else:
             _at_rate(log, child.steps, options["rate"], seconds)
         taken = time.perf_counter() - began
@@ -146,7 +146,7 @@ def _at_rate(log: LogCall, steps: Steps, rate: int, seconds: float) -> None:
     for number in range(int(rate * seconds)):
         ahead = began + number / rate - time.perf_counter()
         if ahead > 0:
-            time.sleep(ahead)
+            time.sleep(ahead)  # the pace that is asked for
         log(*steps(1))
 
 

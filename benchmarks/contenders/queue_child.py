@@ -130,7 +130,7 @@ def lull(made: type[Contender], directory: Path, lulls: int) -> dict[str, Any]:
     take, put = back.consuming(), there.producing()
     payload, taken = os.urandom(100), []
     for number in range(lulls + 1):
-        time.sleep(0.05)
+        time.sleep(0.05)  # the lull
         before = time.perf_counter_ns()
         put(payload)
         take()
@@ -193,7 +193,7 @@ def trial(made: type[Contender], directory: Path, chance: random.Random, size: i
     try:
         if not _until(lambda: min(words[Board.RECEIVED], words[Board.RECEIVED + 1]) > 20, 10.0):
             raise RuntimeError("the stream did not start")
-        time.sleep(chance.random() * 0.02)
+        time.sleep(chance.random() * 0.02)  # the random instant of the kill
         _end(pids[_VICTIM])
         goal = words[Board.ACKED + _SURVIVOR] + 2 * _AHEAD
         blocked = not _until(lambda: words[Board.RECEIVED + _SURVIVOR] >= goal, 1.5)
@@ -216,7 +216,7 @@ def _put_for_ever(queue: Contender, board: Board, who: int, size: int) -> None:
     body = os.urandom(size - _HEAD.size)
     while not words[Board.STOP]:
         while number - words[Board.RECEIVED + who] > _AHEAD and not words[Board.STOP]:
-            time.sleep(0.0001)
+            time.sleep(0.0001)  # far enough ahead of the consumer
         put(_HEAD.pack(who, number) + body)
         number += 1
         words[Board.ACKED + who] = number
@@ -261,7 +261,7 @@ def _until(holds: Callable[[], bool], seconds: float) -> bool:
     while not holds():
         if time.monotonic() > end:
             return False
-        time.sleep(0.0005)
+        time.sleep(0.0005)  # a poll with a deadline
     return True
 
 

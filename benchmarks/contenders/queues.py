@@ -36,11 +36,11 @@ class Contender:
 
     def producing(self) -> Put:
         """In a producer."""
-        raise NotImplementedError
+        raise NotImplementedError(type(self).__name__)  # abstract
 
     def consuming(self) -> Take:
         """In the consumer."""
-        raise NotImplementedError
+        raise NotImplementedError(type(self).__name__)  # abstract
 
     def leaving(self) -> None:
         """In a producer: everything is put."""

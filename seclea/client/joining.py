@@ -77,6 +77,11 @@ def withdraw(run: TrainingRun) -> None:
         _show_current()
 
 
+def started(uuid: str) -> TrainingRun | None:
+    """The run of this uuid, if this process started it and it is not over."""
+    return next((run for run in (_of_init, *_started) if run is not None and run.uuid == uuid), None)
+
+
 def _own() -> TrainingRun | None:
     return _of_init or (_started[-1] if _started else None)
 
@@ -254,7 +259,8 @@ def shared_uuid(destination: Destination, project: str) -> str | None:
     key = (destination.platform_url, destination.organization, project)
     with _lock:
         number = _counts[key] = _counts.get(key, 0) + 1
-    digest = hashlib.sha256(json.dumps([of, *key, number]).encode()).hexdigest()
+    # The script, because a wrapper may run two as one rank, the second after the first.
+    digest = hashlib.sha256(json.dumps([of, *sys.argv[:1], *key, number]).encode()).hexdigest()
     # Version 8: made as its maker likes. Source: RFC 9562, section 5.8.
     return (
         f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-{'89ab'[int(digest[16], 16) & 3]}{digest[17:20]}-{digest[20:32]}"
@@ -290,7 +296,7 @@ def launch() -> str | None:
         above = identity_of(pid)
     except (OSError, ValueError, IndexError):  # no /proc, or that process is gone or another user's
         return None
-    words += [str(above.pid), str(above.start_ticks), above.boot_id, str(above.namespace), *sys.argv[:1]]
+    words += [str(above.pid), str(above.start_ticks), above.boot_id, str(above.namespace)]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
 
 

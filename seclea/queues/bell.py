@@ -90,7 +90,7 @@ class Bell:
         """
         descriptor = self._enter()
         if descriptor < 0:
-            time.sleep(min(seconds, _NAP_SECONDS))
+            time.sleep(min(seconds, _NAP_SECONDS))  # without a bell, a nap is what there is
             return predicate()
         try:
             self._memory[self._index] = 1

@@ -4,6 +4,7 @@ import os
 import signal
 
 from tests.pipeline import PipelineHome, kill, until
+from tests.system.test_joining import runs
 
 
 def names_of(home: PipelineHome) -> list[tuple[str, int]]:
@@ -122,3 +123,73 @@ def test_a_forked_child_that_starts_a_run_and_ends_without_finish_has_finished_i
         """
     )
     until(lambda: len(home.finishes()) == 2, "the end of both runs")
+
+
+def test_a_script_started_by_a_rank_and_a_child_that_it_forks_have_runs_of_their_own(home: PipelineHome) -> None:
+    """As torchrun starts ranks, without it: its variables are in the rank's environment, not in its own."""
+    (home.work / "eval.py").write_text(
+        "import seclea\nrun = seclea.SecleaAI('Claims').start_training_run('eval')\nrun.log({'x': 1.0}, 1)\nrun.finish()\n"
+    )
+    (home.work / "rank.py").write_text(
+        "import os, subprocess, sys, seclea\n"
+        "run = seclea.SecleaAI('Claims').start_training_run('train')\n"
+        "run.log({'x': 1.0}, 0)\n"
+        "subprocess.run([sys.executable, 'eval.py'], check=True)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    own = seclea.SecleaAI('Claims').start_training_run('forked')\n"
+        "    own.log({'x': 1.0}, 2)\n    own.finish()\n    os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "run.finish()\n"
+        "second = seclea.SecleaAI('Claims').start_training_run('second')\nsecond.log({'x': 1.0}, 3)\nsecond.finish()\n"
+    )
+    home.run(
+        """
+        import os, subprocess, sys
+        launch = {"TORCHELASTIC_RUN_ID": "one"}
+        ranks = [
+            subprocess.Popen([sys.executable, "rank.py"], env={**os.environ, "RANK": rank, "LOCAL_RANK": rank, **launch})
+            for rank in "01"
+        ]
+        assert [rank.wait() for rank in ranks] == [0, 0]
+        """
+    )
+    until(lambda: len(home.points()) == 8, "every point")
+    until(lambda: len(home.finishes()) == 6, "the end of every run")
+    assert len(runs(home)) == 6, "one train, one second; eval and forked are each rank's own"
+    points = names_of(home)
+    assert points == sorted([(name, step) for step, name in enumerate(("train", "eval", "forked", "second"))] * 2)
+
+
+def test_threads_of_a_child_that_join_at_once_join_as_one(home: PipelineHome) -> None:
+    (home.work / "child.py").write_text(
+        "import sys, threading, seclea\nsys.setswitchinterval(1e-6)\nbarrier, found = threading.Barrier(8), []\n"
+        "def work():\n    barrier.wait()\n    found.append(seclea.current_run())\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "for thread in threads: thread.start()\nfor thread in threads: thread.join()\n"
+        "assert len({id(run) for run in found}) == 1, found\n"
+    )
+    home.run(
+        """
+        import subprocess, sys, seclea
+        run = seclea.init("Claims")
+        subprocess.run([sys.executable, "child.py"], check=True)
+        run.finish()
+        """
+    )
+
+
+def test_a_copy_of_what_holds_a_run_holds_the_same_run(home: PipelineHome) -> None:
+    home.run(
+        """
+        import copy, pickle, seclea
+        run = seclea.SecleaAI("Claims").start_training_run()
+        trainer = copy.deepcopy({"run": run})
+        trainer["run"].log({"loss": 1.0})
+        assert pickle.loads(pickle.dumps(run)) is run
+        copy.copy(run).log({"loss": 1.0})
+        trainer["run"].finish()
+        run.finish()
+        """
+    )
+    until(lambda: home.finishes() and home.steps() == [0, 1], "one end, one count of steps")

@@ -5,14 +5,15 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from seclea.client.validation import plain_types
-from seclea.errors import MetricError, RunFinishedError
-from seclea.frames import FrameType, TombstoneFrame, unpack
+from seclea.errors import LoggingPaused, MetricError, RunFinishedError
+from seclea.frames import FrameType, MetricsFrame, TombstoneFrame, unpack
 from tests.unit.client.test_log_call import Desk, desk
 
 __all__ = ["desk"]
@@ -176,3 +177,88 @@ def test_a_run_that_is_finished_while_a_thread_declares_its_names_takes_nothing_
         desk.run.log({"loss": 1.0})
     with pytest.raises(RunFinishedError):
         desk.run.log({"loss": 1.0})
+
+
+def test_once_the_tombstone_is_said_the_quick_way_is_open_again(desk: Desk) -> None:
+    know(desk, "loss")
+    desk.consumer.set_paused(True)
+    desk.run.log({"loss": 2.0})
+    desk.consumer.set_paused(False)
+    assert not desk.run._pipeline.offer(FrameType.POINTS, b"held back", 1)
+    desk.run.log({"loss": 3.0})
+    assert desk.run._pipeline.offer(FrameType.POINTS, b"open", 1)
+
+
+@pytest.mark.parametrize("count", [512, 513])
+def test_only_as_many_names_as_a_writer_takes_are_said_once(desk: Desk, count: int) -> None:
+    for step in range(3):
+        desk.run.log({f"n{number}": 1.0 for number in range(count)}, step)
+    kinds = {kind for kind, *_ in desk.consumer.read()}
+    assert (FrameType.KEYS in kinds) is (count == 512)
+
+
+def test_a_dict_that_grows_while_it_is_looked_at_is_no_error_of_ours(desk: Desk) -> None:
+    metrics: dict[str, float] = {}
+
+    class Grows(type):
+        def __hash__(cls) -> int:
+            if metrics:
+                metrics["more"] = 5.0
+            return super().__hash__()
+
+    class Value(float, metaclass=Grows):
+        pass
+
+    know(desk, "loss", "rate")
+    plain_types.add(Value)
+    metrics.update(loss=Value(1.0), rate=2.0)
+    try:
+        desk.run.log(metrics, 7)
+    finally:
+        plain_types.remove(Value)
+    assert desk.said() == [(7, {"loss": 1.0, "rate": 2.0, "more": 5.0})]
+
+
+@pytest.mark.parametrize("when_full", ["drop", "raise"])
+def test_a_ring_that_is_full_just_when_names_are_declared_loses_nothing_silently(desk: Desk, when_full: str) -> None:
+    pipeline, name = desk.run._pipeline, "new" * 100  # longer than what is left behind the last frame that fits
+    desk.run.log({name: 1.0}, 0)
+    while pipeline.offer(FrameType.METRICS, MetricsFrame(0, 1, 1, {"fill": 1.0}).pack(), 1):
+        pass
+    pipeline._room._limits = replace(pipeline.limits, when_full=when_full)
+    for step in (2, 3):
+        with contextlib.nullcontext() if when_full == "drop" else pytest.raises(LoggingPaused):
+            desk.run.log({name: 1.0}, step)
+    steps = set()
+    while part := desk.said():
+        steps |= {step for step, _ in part}
+    assert steps == {0, 1}
+    desk.run.log({name: 1.0}, 4)
+    frames = [(kind, payload) for kind, _, payload in desk.consumer.read()]
+    kinds = [kind for kind, _ in frames]
+    if when_full == "drop":
+        assert kinds == [FrameType.TOMBSTONE, FrameType.KEYS, FrameType.POINTS]
+        stone = unpack(*frames[0])
+        assert isinstance(stone, TombstoneFrame) and stone.count == 2
+    else:
+        assert kinds == [FrameType.KEYS, FrameType.POINTS]
+
+
+def test_two_threads_that_declare_the_same_names_at_once_agree(desk: Desk) -> None:
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        for number in range(30):
+            barrier.wait()
+            for _ in range(2):
+                desk.run.log({f"n{number}": float(number)}, number)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    said = desk.said()
+    assert len(said) == 8 * 2 * 30
+    assert all(metrics == {f"n{step}": float(step)} for step, metrics in said)
+    assert len(desk.keys) == 30

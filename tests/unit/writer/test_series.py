@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from seclea.frames import POINTS_HEAD, FrameType, KeysFrame, points_struct
 from seclea.ledger.db import Ledger
-from seclea.records import unpack_metrics
+from seclea.records import MetricBatch, pack_metrics, unpack_metrics
 from seclea.writer import recorder as recorder_module
 from seclea.writer.recorder import Recorder
 from tests.unit.writer.chain import check_ledger
@@ -141,3 +141,40 @@ def test_names_go_with_their_ring(desk: Desk) -> None:
     with ledger.transaction():
         ledger.close_ring(client.ring)
     assert ledger.key_sets(client.ring) == {}
+
+
+def test_a_batch_that_is_begun_is_filled_and_not_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "MAX_BATCH_POINTS", 7)
+    client = Client()
+    index, _ = client.run()
+    declare(client, index, 0, "loss", "accuracy")
+    client.log(index, 0, loss=0.0, accuracy=0.0)
+    for step in range(1, 6):
+        say(client, index, 0, step, step, -step)
+    desk.take(client)
+    assert desk.rows("points", "kind = 'metrics'") == [(6,), (6,)]
+    assert [step for _, step, _, name, _ in recorded(desk) if name == "loss"] == list(range(6))
+
+
+def test_names_that_a_batch_cannot_number_begin_another(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "MAX_KEYS", 3)
+    client = Client()
+    index, _ = client.run()
+    declare(client, index, 0, "a", "b")
+    declare(client, index, 1, "c", "d")
+    say(client, index, 0, 0, 1.0, 2.0)
+    say(client, index, 1, 1, 3.0, 4.0)
+    desk.take(client)
+    assert desk.rows("points", "kind = 'metrics'") == [(2,), (2,)]
+    assert [value for *_, value in recorded(desk)] == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_series_that_no_column_can_hold_leaves_the_batch_as_it_was(width: int) -> None:
+    batch = MetricBatch("run", 0, 1)
+    keys = ["a", "b"][:width]
+    batch.extend(keys, [(1,), (2,), *[(3.0,)] * width])
+    packed = pack_metrics(batch)
+    with pytest.raises(TypeError):
+        batch.extend(keys, [(1, 2), (2, 3), *[(3.0, "no")] * width])
+    assert pack_metrics(batch) == packed
