@@ -16,7 +16,6 @@ import json
 import logging
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from seclea.contract import Destination
@@ -52,26 +51,14 @@ from seclea.records import (
     tombstone_body,
 )
 from seclea.writer.bodies import entity_body, finish_body
+from seclea.writer.entity_rows import EntityRows
+from seclea.writer.stream import Stream
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH_POINTS = 32_768  # about 1 MB on the wire
 _POINTS = int(FrameType.POINTS)
 _SETTINGS = "settings of the last client"  # a running client does not say them again to a new writer
-
-
-@dataclass(slots=True)
-class _Stream:
-    """A stream as the recorder knows it; the ledger has the same."""
-
-    id: int
-    uuid: bytes
-    destination: int
-    project: str
-    run: str | None
-    rank: int
-    sequence: int  # of the ordered lane, counting calls in the open batch
-    batch: MetricBatch | None = None
 
 
 class Recorder:
@@ -88,7 +75,8 @@ class Recorder:
     def __init__(self, ledger: Ledger, spool: Spool) -> None:
         self._ledger = ledger
         self._spool = spool
-        self._rings: dict[bytes, dict[int, _Stream]] = {}
+        self._entities = EntityRows(ledger)
+        self._rings: dict[bytes, dict[int, Stream]] = {}
         self._sequences: dict[bytes, int] = {}
         self._keys: dict[bytes, dict[int, tuple[str, ...]]] = {}
         self.payloads: list[tuple[int, str]] = []
@@ -153,7 +141,7 @@ class Recorder:
         self._ledger.set_ring_sequence(ring, taken)
 
     def _leave_out(
-        self, ring: bytes, streams: dict[int, _Stream], frame_type: int, payload: bytes, sequence: int, error: Exception
+        self, ring: bytes, streams: dict[int, Stream], frame_type: int, payload: bytes, sequence: int, error: Exception
     ) -> None:
         """A frame that passed its checksum and still makes no sense: a bug of ours or of another version.
 
@@ -181,14 +169,14 @@ class Recorder:
         for streams in self._rings.values():
             self._close_batches(streams)
 
-    def _close_batches(self, streams: dict[int, _Stream]) -> None:
+    def _close_batches(self, streams: dict[int, Stream]) -> None:
         for stream in streams.values():
             if stream.batch is not None:
                 self._close_batch(stream)
 
     # -- frames --------------------------------------------------------------------------------------------------
 
-    def _streams(self, ring: bytes, pid: int) -> dict[int, _Stream]:
+    def _streams(self, ring: bytes, pid: int) -> dict[int, Stream]:
         streams = self._rings.get(ring)
         if streams is None:
             self._sequences[ring] = self._ledger.ring_sequence(ring, pid)
@@ -198,11 +186,11 @@ class Recorder:
             self._rings[ring] = streams
         return streams
 
-    def _stream_of_row(self, row: sqlite3.Row) -> _Stream:
+    def _stream_of_row(self, row: sqlite3.Row) -> Stream:
         sequence, _ = self._ledger.lane(row["id"], Lane.ORDERED)
-        return _Stream(row["id"], row["uuid"], row["destination"], row["project"], row["run"], row["rank"], sequence)
+        return Stream(row["id"], row["uuid"], row["destination"], row["project"], row["run"], row["rank"], sequence)
 
-    def _take_frame(self, ring: bytes, streams: dict[int, _Stream], frame_type: int, payload: bytes) -> None:
+    def _take_frame(self, ring: bytes, streams: dict[int, Stream], frame_type: int, payload: bytes) -> None:
         if frame_type == FrameType.LARGE:
             inner, name = unpack_large(payload)
             payload = self._spool.incoming(name).read_bytes()
@@ -221,12 +209,12 @@ class Recorder:
         elif isinstance(frame, TombstoneFrame):
             self._take_tombstone(ring, streams[frame.index], frame)
 
-    def _take_metrics(self, streams: dict[int, _Stream], payload: bytes) -> None:
+    def _take_metrics(self, streams: dict[int, Stream], payload: bytes) -> None:
         frame = unpack(FrameType.METRICS, payload)
         assert isinstance(frame, MetricsFrame)
         self._append(streams[frame.index], frame)
 
-    def _take_series(self, ring: bytes, streams: dict[int, _Stream], series: list[bytes], last: int) -> None:
+    def _take_series(self, ring: bytes, streams: dict[int, Stream], series: list[bytes], last: int) -> None:
         """Take log calls that all start with the same head and have the same length; empties ``series``.
 
         Args:
@@ -272,7 +260,7 @@ class Recorder:
         self._ledger.add_key_set(ring, frame.number, frame.keys)
         self._key_sets(ring)[frame.number] = frame.keys
 
-    def _append(self, stream: _Stream, frame: MetricsFrame) -> None:
+    def _append(self, stream: Stream, frame: MetricsFrame) -> None:
         batch = stream.batch
         if batch is not None and (batch.count >= MAX_BATCH_POINTS or not batch.has_room(frame.metrics)):
             self._close_batch(stream)
@@ -282,7 +270,7 @@ class Recorder:
         batch.append(stream.sequence + 1, frame.step, frame.time_ns, frame.metrics)
         stream.sequence += 1
 
-    def _close_batch(self, stream: _Stream) -> None:
+    def _close_batch(self, stream: Stream) -> None:
         batch, stream.batch = stream.batch, None
         if batch is None or batch.last < batch.first:
             return
@@ -293,11 +281,11 @@ class Recorder:
             Lane.ORDERED,
             run=stream.run,
             points=batch.count,
-            hold=self._hold_of(stream.run),
+            hold=self._entities.hold_of(stream.run),
         )
         self._seal(record, stream, RecordKind.METRICS, pack_metrics(batch), calls=batch.last - batch.first + 1)
 
-    def _open_stream(self, ring: bytes, frame: StreamFrame) -> _Stream:
+    def _open_stream(self, ring: bytes, frame: StreamFrame) -> Stream:
         destination = self._ledger.destination(Destination(*frame.destination), frame.ca_bundle)
         if frame.limits is not None:
             self.settings = dict(frame.limits)
@@ -306,17 +294,17 @@ class Recorder:
         fresh = None
         if row is None:
             fresh = Project(name=frame.project)
-            self._insert_entity(fresh.to_json(), Kind.PROJECT, destination, None, None)
+            self._entities.insert(fresh.to_json(), Kind.PROJECT, destination, None, None)
         project = row["uuid"] if row is not None else fresh.uuid if fresh else ""
         number = self._ledger.add_stream(frame.uuid, ring, frame.index, destination, project, frame.run, frame.rank)
-        stream = _Stream(number, frame.uuid, destination, project, frame.run, frame.rank, 0)
+        stream = Stream(number, frame.uuid, destination, project, frame.run, frame.rank, 0)
         stream.sequence, _ = self._ledger.lane(number, Lane.ORDERED)
         if fresh is not None:
             record = self._ledger.add_record(RecordKind.PROJECT, destination, number, Lane.ORDERED, entity=fresh.uuid)
             self._seal(record, stream, RecordKind.PROJECT, self._body(RecordKind.PROJECT, fresh.to_json(), project))
         return stream
 
-    def _take_entity(self, stream: _Stream, frame: EntityFrame) -> None:
+    def _take_entity(self, stream: Stream, frame: EntityFrame) -> None:
         kind = Kind(frame.kind)
         if (frame.payload is not None) != (RecordKind(kind) in BULK_KINDS):
             raise ValueError(f"a {kind} {'with' if frame.payload else 'without'} a payload")
@@ -330,14 +318,14 @@ class Recorder:
             entity["sequence_num"] = self._ledger.next_number(kind, run=run)
         if kind is Kind.TRAINING_RUN and not entity["name"]:
             entity["name"] = f"Training Run {self._ledger.next_number(kind, project=stream.project) + 1}"
-        twin = self._twin(kind, entity, stream)
+        twin = self._entities.twin(kind, entity, stream)
         if twin is not None:
-            self._insert_entity(entity, kind, stream.destination, stream.project, run, same_as=twin)
+            self._entities.insert(entity, kind, stream.destination, stream.project, run, same_as=twin)
             self._discard(frame.payload)
             return
-        needs = self._needs(kind, entity, stream)
+        needs = self._entities.needs(kind, entity, stream)
         record_kind = RecordKind(kind)
-        refusal = self._insert_unique(entity, kind, stream, run)
+        refusal = self._entities.insert_unique(entity, kind, stream, run)
         record = self._ledger.add_record(
             record_kind,
             stream.destination,
@@ -348,7 +336,7 @@ class Recorder:
             payload=frame.payload,
             reserved=self._payload_bytes(frame.payload),
             needs=needs,
-            hold=None if refusal else next(filter(None, map(self._hold_of, needs)), None),
+            hold=None if refusal else next(filter(None, map(self._entities.hold_of, needs)), None),
         )
         if refusal:
             self._ledger.fail(record, Event.REFUSED, refusal)
@@ -360,7 +348,7 @@ class Recorder:
             self._seal(record, stream, record_kind, self._body(record_kind, entity, stream.project))
             self.sealed.append(record)
 
-    def _take_finish(self, stream: _Stream, frame: FinishFrame) -> None:
+    def _take_finish(self, stream: Stream, frame: FinishFrame) -> None:
         if stream.run is None:
             raise ValueError("a finish outside a run")
         record = self._ledger.add_record(
@@ -369,7 +357,7 @@ class Recorder:
             stream.id,
             Lane.ORDERED,
             run=stream.run,
-            hold=self._hold_of(stream.run),
+            hold=self._entities.hold_of(stream.run),
         )
         lanes = []
         for row in self._ledger.streams_of_run(stream.run):
@@ -377,14 +365,14 @@ class Recorder:
             lanes.append((row["uuid"], row["lane"], row["sequence"]))
         self._seal(record, stream, RecordKind.FINISH, finish_body(frame.status, frame.time_ns, lanes))
 
-    def _take_tombstone(self, ring: bytes, stream: _Stream, frame: TombstoneFrame) -> None:
+    def _take_tombstone(self, ring: bytes, stream: Stream, frame: TombstoneFrame) -> None:
         record = self._ledger.add_record(
             RecordKind.TOMBSTONE,
             stream.destination,
             stream.id,
             Lane.ORDERED,
             run=stream.run,
-            hold=self._hold_of(stream.run),
+            hold=self._entities.hold_of(stream.run),
         )
         body = tombstone_body(frame.kind, frame.count, frame.reason, frame.detail)
         self._seal(record, stream, RecordKind.TOMBSTONE, body)
@@ -392,115 +380,16 @@ class Recorder:
             self._ledger.add_dropped(ring, frame.count)
         self._ledger.add_event("left out", f"{frame.count} {frame.kind}: {frame.reason} {frame.detail}".rstrip())
 
-    def _leave_tombstone(self, ring: bytes, streams: dict[int, _Stream], kind: str, why: str) -> None:
+    def _leave_tombstone(self, ring: bytes, streams: dict[int, Stream], kind: str, why: str) -> None:
         if streams:
             stream = next(iter(streams.values()))
             self._close_batch(stream)
             self._take_tombstone(ring, stream, TombstoneFrame(0, kind, 1, "damaged", why[:500]))
 
-    # -- entities ------------------------------------------------------------------------------------------------
-
-    def _twin(self, kind: Kind, entity: dict[str, Any], stream: _Stream) -> str | None:
-        """The entity that this one is the same as: same model name and framework, same dataset name and content.
-
-        An intermediate dataset is nobody's by name: two processes that go the same way give it two. The same step of the
-        same way is recorded once, too.
-        """
-        if kind is Kind.MODEL:
-            row = self._ledger.find_entity(kind, stream.project, name=entity["name"], framework=entity["framework"])
-        elif kind is Kind.DATASET:
-            row = self._ledger.find_entity(kind, stream.project, digest=entity["digest"])
-            if row is not None and row["name"] != entity["name"]:
-                unnamed = entity.get("intermediate") or json.loads(row["json"]).get("intermediate")
-                row = row if unnamed else None
-        elif kind is Kind.DATASET_TRANSFORMATION and entity.get("digest"):
-            row = self._ledger.find_entity(kind, stream.project, digest=entity["digest"])
-            made = None if row is None else self._ledger.entity(json.loads(row["json"])["dataset"])
-            row = row if made is not None and not made["refused"] else None
-        else:
-            return None
-        return None if row is None else str(row["uuid"])
-
-    def _insert_unique(self, entity: dict[str, Any], kind: Kind, stream: _Stream, run: str | None) -> str:
-        """Insert an entity; the reason why not, where the portal would have to refuse it."""
-        try:
-            self._insert_entity(entity, kind, stream.destination, stream.project, run)
-        except sqlite3.IntegrityError:
-            reason = self._duplicate_reason(kind, entity, stream)
-            self._insert_entity(entity, kind, stream.destination, stream.project, run, refused=True)
-            return reason
-        return ""
-
-    def _duplicate_reason(self, kind: Kind, entity: dict[str, Any], stream: _Stream) -> str:
-        if kind is Kind.DATASET:
-            same = self._ledger.find_entity(kind, stream.project, digest=entity["digest"])
-            if same is not None:
-                return f"The same content is recorded already, as the dataset {same['name']!r}."
-            return f"The project has another dataset named {entity['name']!r}, with other content."
-        if kind is Kind.MODEL_STATE:
-            return f"The run has a model state number {entity['sequence_num']} already."
-        return f"The project has a {kind} named {entity['name']!r} already."
-
-    def _insert_entity(
-        self,
-        entity: dict[str, Any],
-        kind: Kind,
-        destination: int,
-        project: str | None,
-        run: str | None,
-        *,
-        same_as: str | None = None,
-        refused: bool = False,
-    ) -> None:
-        row = {
-            "uuid": entity["uuid"],
-            "kind": kind,
-            "destination": destination,
-            "project": project,
-            "run": run,
-            "name": entity["name"],
-            "digest": entity.get("digest") or None,
-            "content": (entity["metadata"].get("content_digest") or entity["digest"]) if kind is Kind.DATASET else None,
-            "framework": entity.get("framework"),
-            "sequence_num": entity.get("sequence_num") if not refused else None,
-            "same_as": same_as,
-            "refused": refused,
-            "json": json.dumps(entity, separators=(",", ":"), allow_nan=False),
-        }
-        self._ledger.add_entity(row)
-
-    def _needs(self, kind: Kind, entity: dict[str, Any], stream: _Stream) -> list[str]:
-        """Entities that must be at the portal first. A run's own records need the run without saying so."""
-        needs = [stream.project]
-        if kind is Kind.DATASET and entity["parent"]:
-            needs.append(entity["parent"])
-        elif kind is Kind.DATASET_TRANSFORMATION:
-            needs += [entity["dataset"], *entity.get("inputs", ())]
-        elif kind is Kind.TRAINING_RUN:
-            needs += [entity["model"]] if entity["model"] else []
-            needs += entity["datasets"]
-        elif kind is Kind.MODEL_STATE:
-            needs = [entity["training_run"]]
-        there = entity.get("at_portal", ())
-        return [uuid for uuid in dict.fromkeys(needs) if uuid not in there]
-
-    def _hold_of(self, entity: str | None) -> str | None:
-        """Why something that needs this entity cannot be sent; None when it can (perhaps later)."""
-        if entity is None:
-            return None
-        row = self._ledger.entity(entity)
-        if row is None:
-            return None
-        if row["refused"]:
-            return f"its {row['kind']} {row['name']!r} was refused"
-        return self._ledger.hold_of_entity(row["uuid"])
-
-    def _resolve(self, uuid: str) -> str:
-        row = self._ledger.entity(uuid)
-        return uuid if row is None else str(row["uuid"])
+    # -- bodies and payloads -------------------------------------------------------------------------------------
 
     def _body(self, kind: RecordKind, entity: dict[str, Any], project: str) -> bytes:
-        return entity_body(kind, entity, project, self._resolve)
+        return entity_body(kind, entity, project, self._entities.resolve)
 
     def _payload_bytes(self, name: str | None) -> int:
         if name is None:
@@ -516,7 +405,7 @@ class Recorder:
 
     # -- places in the stream ------------------------------------------------------------------------------------
 
-    def _seal(self, record: int, stream: _Stream, kind: RecordKind, body: bytes, calls: int = 1) -> None:
+    def _seal(self, record: int, stream: Stream, kind: RecordKind, body: bytes, calls: int = 1) -> None:
         first, previous = self._ledger.lane(stream.id, Lane.ORDERED)
         first += 1
         self._place(
@@ -565,13 +454,15 @@ class Recorder:
                 row["stream"],
                 lane,
                 run=row["run"],
-                hold=self._hold_of(row["run"]),
+                hold=self._entities.hold_of(row["run"]),
             )
             body = tombstone_body(kind, 1, "damaged", stored)
             place = (RecordKind.TOMBSTONE, first, first, previous, body, len(body))
             self._place(stone, stream["uuid"], row["stream"], lane, *place)
         else:
-            body = entity_body(kind, entity, entity_row["project"], self._resolve, stored.chunks, stored.sha256)
+            body = entity_body(
+                kind, entity, entity_row["project"], self._entities.resolve, stored.chunks, stored.sha256
+            )
             self._ledger.add_chunks(record, stored.chunks)
             place = (kind, first, first, previous, body, len(body) + stored.size)
             self._place(record, stream["uuid"], row["stream"], lane, *place)
