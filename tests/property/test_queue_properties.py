@@ -79,6 +79,13 @@ class QueueAsDeques(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), items=st.lists(ITEMS, max_size=20))
     def put(self, who: int, items: list[Any]) -> None:
+        self.put_all(who, items)
+
+    @rule(who=st.integers(0, 1), sizes=st.lists(st.integers(700, 1000), min_size=5, max_size=12))
+    def put_more_than_a_ring_takes(self, who: int, sizes: list[int]) -> None:
+        self.put_all(who, [bytes(size) for size in sizes])
+
+    def put_all(self, who: int, items: list[Any]) -> None:
         for item in items:
             if self.maxsize and self.count() >= self.maxsize:
                 with pytest.raises(QueueFull):
