@@ -27,10 +27,12 @@ INLINE_BYTES = 256 << 10  # above, an object is put in a side file; what a first
 SUFFIX = ".item"
 
 # Types of frames: how the object was packed, in the ring or (above) in a file.
-# BUFFERED: `_HEAD`, a length for each buffer, the pickle, the buffers. RAW: the bytes themselves.
-PACKED, PICKLED, BUFFERED, RAW = 2, 3, 6, 8
-PACKED_FILE, PICKLED_FILE, BUFFERED_FILE, RAW_FILE = 4, 5, 7, 9
-_FILE_TYPES = {PACKED: PACKED_FILE, PICKLED: PICKLED_FILE, BUFFERED: BUFFERED_FILE, RAW: RAW_FILE}
+# BUFFERED: `_HEAD`, a length for each buffer, the pickle, the buffers. RAW: the bytes themselves. TUPLE: packed as a list.
+PACKED, PICKLED, BUFFERED, RAW, TUPLE = 2, 3, 6, 8, 10
+PACKED_FILE, PICKLED_FILE, BUFFERED_FILE, RAW_FILE, TUPLE_FILE = 4, 5, 7, 9, 11
+_FILE_TYPES = {
+    PACKED: PACKED_FILE, PICKLED: PICKLED_FILE, BUFFERED: BUFFERED_FILE, RAW: RAW_FILE, TUPLE: TUPLE_FILE
+}  # fmt: skip
 IN_FILE = {file_type: type for type, file_type in _FILE_TYPES.items()}
 
 _HEAD = struct.Struct("=QQ")  # bytes of the pickle, number of buffers
@@ -63,7 +65,8 @@ def pack(
     """The frame type, the bytes of an object, and the buffers that follow them.
 
     msgpack takes only the exact types None, bool, int, float, str, bytes, list and dict (``strict_types``: a tuple or
-    an enum would come out as something else); whatever else is in it makes the whole object a pickle.
+    an enum would come out as something else), and a tuple of those by a type of its own; whatever else is in it makes the
+    whole object a pickle.
 
     Raises:
         UsageError: not plain data, and the queue has no pickles.
@@ -74,9 +77,14 @@ def pack(
         return RAW, item, ()
     if kind is not bytearray and kind is not memoryview:
         try:
-            packed = msgpack.packb(item, strict_types=True)
-            if (kind is not dict and kind is not list) or not _has_mutable_bytes(item, packed):
-                return PACKED, packed, ()
+            if kind is tuple and allow_pickle:
+                packed = msgpack.packb(values := list(item), strict_types=True)
+                if not _has_mutable_bytes(values, packed):
+                    return TUPLE, packed, ()
+            else:
+                packed = msgpack.packb(item, strict_types=True)
+                if (kind is not dict and kind is not list) or not _has_mutable_bytes(item, packed):
+                    return PACKED, packed, ()
         except (TypeError, ValueError, OverflowError):  # ValueError: too deep, or text with lone surrogates
             pass
     if not allow_pickle:
@@ -168,9 +176,10 @@ def unpack(type: int, payload: bytes, allow_pickle: bool, buffers: Sequence[Any]
         ItemLost: no such type, no msgpack, or a pickle where none is allowed.
         Exception: whatever unpickling the object raises.
     """
-    if type == PACKED:
+    if type == PACKED or (type == TUPLE and allow_pickle):
         try:
-            return msgpack.unpackb(payload, strict_map_key=False)
+            item = msgpack.unpackb(payload, strict_map_key=False)
+            return item if type == PACKED else tuple(item)
         except (ValueError, TypeError) as error:  # msgpack's own errors, and keys that cannot be keys
             raise ItemLost(f"An object in the queue is not what was put there: {error}") from error
     if type == RAW:

@@ -150,6 +150,8 @@ class Queue:
     def _start_afresh(self) -> None:
         """State of this process alone; a forked child takes new."""
         self._producer: Producer | None = None
+        # How to put into the ring at hand: its put, what it takes at most, the bells' words. None where more is to be asked.
+        self._straight: tuple[Callable[[int, bytes], int], int, memoryview] | None = None
         self._producer_id = secrets.token_bytes(PRODUCER_ID_BYTES)
         self._ordinal = 0
         self._side_files = items.SideFiles(self.directory, self._producer_id)
@@ -192,6 +194,16 @@ class Queue:
         if self._closed:
             raise QueueClosed("The queue is closed in this process.")
         type, payload, buffers = items.pack(obj, self._allow_pickle, self.pickled)
+        straight = self._straight
+        if straight is not None and not buffers and len(payload) <= straight[1]:  # as in `_write`, without the call
+            try:
+                done = straight[0](type, payload) != 0
+            except QueueClosed:  # `_write` knows why
+                done = False
+            if done:
+                if straight[2][_ITEMS_WORD]:
+                    self._items_bell.ring()
+                return
         if not self._maxsize:
             if self._write(type, payload, buffers):
                 return
@@ -287,6 +299,8 @@ class Queue:
                 return self._producer or fresh
             self._producer = fresh
             self._inline_bytes = min(items.INLINE_BYTES, fresh.largest_payload_bytes)
+            if not self._maxsize and self._bell is None:
+                self._straight = fresh.put, self._inline_bytes, self._words
             self._closings[5:] = [weakref.finalize(self, fresh.close)]
             for frame in full.retire() if full is not None else ():  # parked by signal handlers, before this put
                 fresh.put(*frame)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import pytest
@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 
 from seclea.errors import UsageError
 from seclea.queues import items
+from seclea.queues.queue import Queue
 
 
 class Colour(IntEnum):
     RED = 1
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
 
 
 PLAIN = st.recursive(
@@ -34,7 +40,19 @@ def test_what_is_packed_comes_out_equal_and_of_the_same_type(item: Any) -> None:
 
 @pytest.mark.parametrize(
     "item",
-    [(1, 2), [(1,)], {1, 2}, Colour.RED, 2**70, bytearray(b"x"), [{"a": [bytearray(b"x")]}], "\ud800", {(1, 2): 3}, 1j],
+    [
+        ((1,), 2),
+        Point(1, 2),
+        [(1,)],
+        {1, 2},
+        Colour.RED,
+        2**70,
+        bytearray(b"x"),
+        [{"a": [bytearray(b"x")]}],
+        "\ud800",
+        {(1, 2): 3},
+        1j,
+    ],
 )
 def test_what_msgpack_would_change_is_pickled_or_refused(item: Any) -> None:
     type_, payload, _ = items.pack(item, allow_pickle=True)
@@ -45,6 +63,20 @@ def test_what_msgpack_would_change_is_pickled_or_refused(item: Any) -> None:
         items.pack(item, allow_pickle=False)
     with pytest.raises(items.ItemLost):
         items.unpack(type_, payload, allow_pickle=False)
+
+
+@pytest.mark.parametrize("item", [(), (1, "a", {"loss": 0.5}), (None, [b"x"] * 300), ("x" * 400_000, 1)])
+def test_a_tuple_of_plain_data_is_not_pickled_and_comes_out_as_a_tuple(tmp_path: Path, item: Any) -> None:
+    assert items.pack(item, allow_pickle=True)[0] == items.TUPLE
+    with pytest.raises(UsageError):
+        items.pack(item, allow_pickle=False)
+    with pytest.raises(items.ItemLost):
+        items.unpack(items.TUPLE, items.pack(item, allow_pickle=True)[1], allow_pickle=False)
+    queue = Queue(directory=tmp_path / "queue")
+    for _ in range(2):
+        queue.put(item)
+    assert queue.get_many() == [item, item]
+    queue.close()
 
 
 @pytest.mark.parametrize("size_bytes", [1, 300, 70_000])

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import re
 import resource
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,3 +157,21 @@ def test_a_process_is_known_by_its_start_and_a_zombie_is_none() -> None:
     assert segment.process_start(pid) == 0
     os.waitpid(pid, 0)
     assert segment.process_start(pid) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux faults pages in for writing")
+def test_the_first_lap_of_a_ring_meets_no_page_faults(tmp_path: Path) -> None:
+    if tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (5, 14):
+        pytest.skip("this kernel has no MADV_POPULATE_WRITE")
+    pages = 1024
+    producer = Producer.create(tmp_path / "rings", capacity_bytes=pages * mmap.PAGESIZE)
+    payload = bytes(1000)
+    try:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        while producer.put(1, payload):
+            pass
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        assert producer.used_bytes > (pages - 1) * mmap.PAGESIZE
+    finally:
+        producer.close()
+    assert after - before < pages // 10
