@@ -3,6 +3,7 @@
     all                 every question side by side; about 25 minutes on two quiet cores
     NAME                one of them (``--list`` names them)
     page FILE…          write the tables and plots of docs/performance.md from what ``--json`` wrote
+    trouble             full disks, killed helpers, servers that are down, which has options of its own
     dataset_chain       what a chain of transformations costs, which has options of its own
 
 Options: ``--quick`` a few seconds per question (shows that all contenders run; its figures say little), ``--rounds N`` fresh
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import busy_loop, dataset_chain, durable, growth, log_call, page, queue_kills, queue_speed
+from benchmarks import busy_loop, dataset_chain, durable, growth, log_call, page, queue_kills, queue_speed, trouble
 from benchmarks.contenders_of import LOGGERS, QUEUES
 from benchmarks.contest import ROOT, say
 from benchmarks.environments import folder, versions_of
@@ -41,8 +42,10 @@ def main(arguments: list[str]) -> int:
     """Run what is named."""
     name = arguments[0] if arguments else "--help"
     if name == "--list":
-        print("\n".join([*QUESTIONS, "dataset_chain"]))
+        print("\n".join([*QUESTIONS, "trouble", "dataset_chain"]))
         return 0
+    if name == "trouble":
+        return trouble.main(arguments[1:])
     if name == "dataset_chain":
         return dataset_chain.main(arguments[1:])
     if name == "page":

@@ -103,16 +103,7 @@ def run(one: Contender) -> dict[str, Any]:
     """
     python = python_of(one.environment)
     directory = Path(tempfile.mkdtemp(prefix="seclea-bench-"))
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("SECLEA_", "PYTHON", "XDG_"))},
-        **_QUIET,
-        "HOME": str(directory),
-        "SECLEA_HOME": str(directory / "home"),
-        "TRACKIO_DIR": str(directory / "trackio"),
-        **one.variables,
-    }
-    if not one.environment.name:
-        environment["PYTHONPATH"] = str(ROOT)
+    environment = variables_of(one, directory)
     (directory / "files").mkdir(mode=0o700)
     result, output = directory / "result.json", directory / "output.txt"
     try:
@@ -127,7 +118,7 @@ def run(one: Contender) -> dict[str, Any]:
                 env=environment,
                 start_new_session=True,
             )
-        code, ended = _wait(process, one.timeout_seconds)
+        code, ended = wait_for(process, one.timeout_seconds)
         if not result.exists() or code:
             words = output.read_text("utf-8", "replace").strip().splitlines()[-3:]
             how = f"killed after {one.timeout_seconds:g} s" if code == -signal.SIGKILL else f"ended with {code}"
@@ -138,11 +129,26 @@ def run(one: Contender) -> dict[str, Any]:
         return found
     finally:
         if not one.environment.name:
-            _stop(environment)
+            stop_pipeline(environment)
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _wait(process: subprocess.Popen[bytes], timeout_seconds: float) -> tuple[int, float]:
+def variables_of(one: Contender, directory: Path) -> dict[str, str]:
+    """The environment of a contender that keeps everything in ``directory``."""
+    variables = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("SECLEA_", "PYTHON", "XDG_"))},
+        **_QUIET,
+        "HOME": str(directory),
+        "SECLEA_HOME": str(directory / "home"),
+        "TRACKIO_DIR": str(directory / "trackio"),
+        **one.variables,
+    }
+    if not one.environment.name:
+        variables["PYTHONPATH"] = str(ROOT)
+    return variables
+
+
+def wait_for(process: subprocess.Popen[bytes], timeout_seconds: float) -> tuple[int, float]:
     """(exit code, the instant it was gone). A wait with a timeout would poll, so the timeout is a thread's."""
 
     def kill() -> None:
@@ -162,7 +168,7 @@ def _wait(process: subprocess.Popen[bytes], timeout_seconds: float) -> tuple[int
         kill()  # what a peer left behind in its group
 
 
-def _stop(environment: Mapping[str, str]) -> None:
+def stop_pipeline(environment: Mapping[str, str]) -> None:
     """End the writer and sender of a home, if there were any."""
     if (Path(environment["SECLEA_HOME"])).exists():
         subprocess.run(
