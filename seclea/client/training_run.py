@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from struct import error as struct_error
@@ -53,7 +55,11 @@ class TrainingRun:
         self._owner = os.getpid() if owner is None else owner
         self.uuid = uuid
         self.name = name
-        self._step = -1
+        self._steps = (
+            itertools.count()
+        )  # the next step that nobody named; one call takes it, so no two threads get the same
+        self._given: int | None = None  # a step that was named since: the count goes on behind it
+        self._counting = threading.RLock()  # re-entrant: a signal handler may log, too
         self._ended: str | None = None
         self._terminated = False
         self._has_final = False  # as far as this process knows
@@ -77,6 +83,7 @@ class TrainingRun:
     def after_fork_in_child(self) -> None:
         """The ring was the parent's: bind to this process's own at the first call."""
         self._bound = False
+        self._counting = threading.RLock()  # another thread of the parent may hold the old one for ever
         self._templates = {}  # not cleared: a call that the fork cut in two may still write to the old ones
 
     def __repr__(self) -> str:
@@ -99,7 +106,8 @@ class TrainingRun:
 
         Args:
             metrics: name → number: int, float, bool, or a scalar of numpy or torch. NaN and infinities are kept.
-            step: any 64-bit whole number, in any order; by default one more than the last.
+            step: any 64-bit whole number, in any order; by default one more than the last, in each process (no two threads
+                get the same).
         Raises:
             MetricError: a value is no number, or a name no text; nothing was recorded.
             RunFinishedError: after `finish` or `terminate`.
@@ -109,10 +117,8 @@ class TrainingRun:
             template = self._templates.get(tuple(metrics))
             if template is not None:  # nothing but numbers is new: these names were checked, the run is not over
                 pack, head, pipeline, index = template
-                if step is None:
-                    step = self._step + 1
                 now = _time_ns()
-                payload = None
+                payload = taken = None
                 try:
                     # Before any conversion: `float` of a tensor may wait or warn, and is `_log_checked`'s to ask for.
                     for value in metrics.values():
@@ -121,24 +127,45 @@ class TrainingRun:
                     else:
                         if type(step) is int:
                             payload = pack(head, step, now, *metrics.values())
+                            self._given = step
+                        elif step is None:
+                            taken = next(self._steps) if self._given is None else self._next_step()
+                            payload = pack(head, taken, now, *metrics.values())
                 except (struct_error, RuntimeError):  # out of range, or changed meanwhile by another thread
-                    pass
+                    if taken is not None:
+                        self._given = taken - 1  # a call that raises leaves the count as it was
                 if payload is not None:
-                    self._step = step
                     try:
                         if not pipeline.offer(_POINTS, payload, now):
                             pipeline.put(_POINTS, payload, index)
                         return
                     except QueueClosed:  # a signal handler forked: in the child the call goes on, to a ring of its own
-                        pass
+                        step = taken if step is None else step
         self._log_checked(metrics, step)
+
+    def _next_step(self) -> int:
+        """The step of a call that names none."""
+        with self._counting:
+            given = self._given
+            if given is not None:
+                self._steps = itertools.count(given + 1)
+                self._given = None  # last: until then others come here, too
+        return next(self._steps)
 
     def _log_checked(self, metrics: Mapping[str, Any], step: int | None) -> None:
         """`log` for the first times that these names come, and for all that needs more than a glance."""
         if self._ended is not None:
             raise self._ended_error()
         found = check_metrics(metrics)
-        step = check_step(self._step + 1 if step is None else step)
+        if step is not None:
+            step = self._given = check_step(step)
+        else:
+            step = self._next_step()
+            try:
+                check_step(step)
+            except MetricError:
+                self._given = step - 1
+                raise
         while True:
             if not self._bound or not self._pipeline.is_open:
                 self._bind()
@@ -168,7 +195,6 @@ class TrainingRun:
             if self._ended is not None:
                 templates.clear()  # another thread ended the run meanwhile
             payload = template[0](template[1], step, now, *found.values())
-            self._step = step
             pipeline.put(_POINTS, payload, index)
             return
         payload = _packb((index, step, now, found))
@@ -176,7 +202,6 @@ class TrainingRun:
             raise MetricError(
                 f"One call takes {MAX_KEYS} metrics, not {len(found)}.", "Log them in parts, at one step."
             )
-        self._step = step
         pipeline.put_large(FrameType.METRICS, payload, index)
 
     def _template(self, pipeline: Pipeline, index: int, keys: tuple[str, ...]) -> _Template | None:

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seclea.client import training_run
 from seclea.client.validation import plain_types
 from seclea.errors import LoggingPaused, MetricError, RunFinishedError
 from seclea.frames import FrameType, MetricsFrame, TombstoneFrame, unpack
@@ -262,3 +264,34 @@ def test_two_threads_that_declare_the_same_names_at_once_agree(desk: Desk) -> No
     assert len(said) == 8 * 2 * 30
     assert all(metrics == {f"n{step}": float(step)} for step, metrics in said)
     assert len(desk.keys) == 30
+
+
+def test_threads_that_name_no_step_never_get_the_same_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def log(name: str) -> None:
+        for _ in range(300):
+            desk.run.log({name: 1.0})
+
+    threads = [threading.Thread(target=log, args=(f"thread {number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(step for step, _ in desk.said()) == list(range(1200))
+
+    clock, others = time.time_ns, [3]
+
+    def slow_clock() -> int:
+        """In the middle of a call, another thread logs."""
+        if others[0]:
+            others[0] -= 1
+            other = threading.Thread(target=desk.run.log, args=({"loss": 1.0},))
+            other.start()
+            other.join()
+        return clock()
+
+    monkeypatch.setattr(training_run, "_time_ns", slow_clock)
+    desk.run.log({"loss": 1.0}, 5)
+    others[0] = 3
+    desk.run.log({"loss": 1.0})
+    steps = [step for step, _ in desk.said()]
+    assert len(set(steps)) == len(steps) == 8
