@@ -141,6 +141,7 @@ def tombstone_body(
 # Metrics
 
 _COLUMNS = (("sequence", "I"), ("key", "H"), ("step", "q"), ("time", "q"), ("value", "d"))
+MAX_KEY_CHARACTERS = 1000  # of a metric's name, which has no NUL either: what databases keep
 MAX_KEYS = 65_536  # per batch: the key column is <u2
 
 

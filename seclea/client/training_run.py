@@ -294,7 +294,9 @@ class TrainingRun:
                     self._bind()
                 payload = FinishFrame(self._index, status, _time_ns()).pack()
                 self._pipeline.put(FrameType.FINISH, payload, self._index)
-            self._end(str(status))
+                self._end(str(status))
+            else:
+                self._end(f"{status} as far as this process goes")
         if timeout is None:
             return progress(self._home, self._speaker.destination)
         from seclea.client.waiting import complete

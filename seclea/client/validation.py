@@ -12,6 +12,7 @@ from typing import Any
 
 from seclea.entities import from_json_value, to_json_value
 from seclea.errors import MetricError, SecleaError, TooLargeError, UsageError
+from seclea.records import MAX_KEY_CHARACTERS
 
 # Lengths that portals accept (characters).
 DATASET_NAME = 256
@@ -21,8 +22,8 @@ MODEL_NAME = 100
 FRAMEWORK_NAME = 100
 
 MAX_PARAMS_BYTES = 1 << 20  # as JSON
-MAX_KEY = 1024  # characters of a metric's name
 _SHOWN_BITS = 128  # of a whole number in a message; from 4300 digits on Python refuses to write one
+_SHOWN_BYTES = 1000  # of a name in a message
 
 # Types whose values are numbers, whichever they are; numpy's scalars join once the first of each came (never imported here).
 plain_types: set[type] = {float, int, bool}
@@ -48,7 +49,7 @@ def check_name(what: str, name: Any, limit: int) -> str:
 def _shown(value: Any) -> str:
     """How a message names a value: as Python writes it, of a long one the beginning and the end."""
     if isinstance(value, bytes | bytearray):
-        value = bytes(value[:MAX_KEY])  # all of it would be made into text first
+        value = bytes(value[:_SHOWN_BYTES])  # all of it would be made into text first
     if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
         return f"a number of {value.bit_length()} bits"
     return reprlib.repr(value)
@@ -92,7 +93,7 @@ def _checked_metrics(metrics: Any) -> dict[str, float]:
         raise MetricError("There is no metric in the dict.", 'For instance {"loss": 0.3}.')
     found = {}
     for key, value in metrics.items():
-        if type(key) is not str or not key or len(key) > MAX_KEY or not (key.isascii() or _is_unicode(key)):
+        if type(key) is not str or not (0 < len(key) <= MAX_KEY_CHARACTERS and key.isascii() and "\0" not in key):
             key = _metric_key(key)
         found[key] = value if type(value) is float else metric_value(key, value)
     return found
@@ -101,8 +102,9 @@ def _checked_metrics(metrics: Any) -> dict[str, float]:
 def _metric_key(key: Any) -> str:
     if not isinstance(key, str):
         raise MetricError(f"A metric's name must be text, not {_shown(key)} ({type(key).__name__}).", _as_text(key))
-    if not key or len(key) > MAX_KEY or not _is_unicode(key):
-        raise MetricError(f"{key[:40]!r} cannot be the name of a metric.", f"Use text of 1 to {MAX_KEY} characters.")
+    if not key or len(key) > MAX_KEY_CHARACTERS or "\0" in key or not _is_unicode(key):
+        hint = f"Use text of 1 to {MAX_KEY_CHARACTERS} characters, without NUL."
+        raise MetricError(f"{key[:40]!r} cannot be the name of a metric.", hint)
     return str.__str__(key)  # a subclass: an enum of texts, numpy.str_
 
 

@@ -26,9 +26,8 @@ from seclea.portal.intake import Effect, Effected, Place
 from seclea.portal.objects import TRAINING_RUNS, find_row
 from seclea.portal.replies import bad, missing_parent
 from seclea.portal.tables import metric_batches, metric_keys, records, streams, tombstones, training_runs
-from seclea.records import Lane, MetricBatch, RecordKind, unpack_metrics
+from seclea.records import MAX_KEY_CHARACTERS, Lane, MetricBatch, RecordKind, unpack_metrics
 
-KEY_CHARACTERS = 1000
 Summary = list[list[Any]]  # as `summarise` says, one entry per key
 
 
@@ -86,8 +85,8 @@ def read_batch(body: bytes) -> tuple[MetricBatch, Summary, bytes]:
     if batch.last > INT64 or batch.rank > 2**31 - 1:
         raise bad("last or rank is too large.")
     for key in batch.keys:
-        if not key or len(key) > KEY_CHARACTERS or "\x00" in key:
-            raise bad(f"A metric's key has 1 to {KEY_CHARACTERS} characters and no NUL.", field="keys")
+        if not key or len(key) > MAX_KEY_CHARACTERS or "\x00" in key:
+            raise bad(f"A metric's key has 1 to {MAX_KEY_CHARACTERS} characters and no NUL.", field="keys")
     return batch, summarise(batch), hashlib.sha256(body).digest()
 
 

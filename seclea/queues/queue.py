@@ -76,6 +76,8 @@ class Queue:
     ) -> None:
         if capacity_bytes <= 0:
             raise UsageError("capacity_bytes must be above 0.")
+        if any(not isinstance(given, kind) for given, kind in ((maxsize, int), (name, str | None))):
+            raise UsageError("maxsize is a whole number (0: without a bound), and name is text.")
         if directory is None:
             path = temporary.make(capacity_bytes, name)
         elif name is None:

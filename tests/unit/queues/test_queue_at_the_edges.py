@@ -366,3 +366,11 @@ def test_memory_that_is_really_full_is_queue_full_never_a_signal_and_nothing_put
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 73
     queue.close()
+
+
+@pytest.mark.parametrize("wrong", [{"maxsize": "x"}, {"maxsize": None}, {"maxsize": 1.5}, {"name": 5}])
+def test_a_bound_or_name_that_is_none_is_refused_before_anything_is_made(wrong: dict[str, Any]) -> None:
+    before = [set(base.glob("*")) for base in temporary._bases()]
+    with pytest.raises(UsageError, match="maxsize is a whole number"):
+        Queue(**wrong)
+    assert [set(base.glob("*")) for base in temporary._bases()] == before
