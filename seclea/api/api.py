@@ -79,6 +79,10 @@ class Api:
         """Drop the connections."""
         self._session.close()
 
+    def login_generation(self) -> int:
+        """Another number after each login and renewal (`Exchange.login_generation`)."""
+        return self._exchange.login_generation()
+
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def capabilities(self) -> dict[str, Any] | None:

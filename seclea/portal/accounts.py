@@ -203,7 +203,7 @@ class Logins:
 
     def refresh(self, connection: Connection, token: str) -> Tokens | None:
         """New tokens for a refresh token, or None. Must be committed in both cases (rule 2)."""
-        digest = hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+        digest = _digest(token)
         row = first_row(
             connection,
             select(refresh_tokens.c.used_ns, refresh_tokens.c.created_ns, refresh_tokens.c.session_id, users.c.uuid)
@@ -241,6 +241,12 @@ class Logins:
         session = claims["sid"]
         return session if isinstance(session, str) else None
 
+    def session_of_refresh(self, connection: Connection, token: str) -> str | None:
+        """The session that a refresh token belongs to, used or not; None if it is not ours."""
+        kept = select(refresh_tokens.c.session_id).where(refresh_tokens.c.digest == _digest(token))
+        session: str | None = connection.execute(kept).scalar()
+        return session
+
     def caller(self, connection: Connection, session: str) -> Caller | None:
         """Who that is, while the session lives."""
         row = first_row(
@@ -255,9 +261,8 @@ class Logins:
 
     def _refresh_token(self, connection: Connection, session: str) -> str:
         token = secrets.token_urlsafe(32)
-        digest = hashlib.sha256(token.encode()).hexdigest()
         moment = self._next_moment(connection, session)
-        connection.execute(insert(refresh_tokens).values(digest=digest, session_id=session, created_ns=moment))
+        connection.execute(insert(refresh_tokens).values(digest=_digest(token), session_id=session, created_ns=moment))
         return token
 
     @staticmethod
@@ -265,7 +270,12 @@ class Logins:
         """Now, or just after what this family did last: a clock that is set back must not change the order."""
         columns = (func.max(refresh_tokens.c.created_ns), func.max(refresh_tokens.c.used_ns))
         row = connection.execute(select(*columns).where(refresh_tokens.c.session_id == session)).one()
-        return max([now_ns(), *(moment + 1 for moment in row if moment is not None)])
+        moments: list[int] = [now_ns(), *(moment + 1 for moment in row if moment is not None)]
+        return max(moments)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 def _is_alive() -> tuple[Any, ...]:

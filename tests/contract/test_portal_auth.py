@@ -96,6 +96,16 @@ def test_a_logout_ends_the_session_at_once_for_every_token_of_it(portal: PortalS
     assert stale.post("/api/token/refresh/", cookies={"refresh_token": refresh}).status_code == 401
 
 
+def test_a_logout_by_the_refresh_token_alone_ends_the_session_too(portal: PortalServer) -> None:
+    """The access token may have run out by then."""
+    session = portal.login("ada")
+    access, refresh = session.cookies["access_token"], session.cookies["refresh_token"]
+    assert portal.tcp().post("/api/token/logout/", cookies={"refresh_token": refresh}).status_code == 200
+    stale = portal.tcp()
+    assert stale.post("/api/token/verify/", cookies={"access_token": access}).status_code == 401
+    assert stale.post("/api/token/refresh/", cookies={"refresh_token": refresh}).status_code == 401
+
+
 def test_the_owner_needs_no_login_and_has_an_organization(portal: PortalServer) -> None:
     names = [item["name"] for item in portal.owner().get("/organization/").json()]
     assert names[0] == "local" and "Acme" in names
