@@ -54,6 +54,7 @@ class AuthService:
         self._lock_seconds = lock_seconds
         self._handed: Token | None = None
         self._unstored: Tokens | None = None  # got, and not in the store; with the generation of those they came from
+        self._generation = 0  # of the tokens seen last
         self._given_up = 0  # generation whose early refresh failed: not tried again before the portal says 401
 
     def __repr__(self) -> str:
@@ -181,8 +182,17 @@ class AuthService:
         return tokens.access
 
     def generation(self) -> int:
-        """Changes with each new token; 0 without a login. A destination on hold for want of a login watches it."""
+        """Grows with each new token; 0 without a login. A destination on hold for want of a login watches it.
+
+        Raises:
+            AuthenticationError: the token file cannot be used.
+        """
         return self._store.generation(self.auth_url)
+
+    @property
+    def generation_used(self) -> int:
+        """The generation of what was handed out last: 0 without a login, -1 where the token file could not be used."""
+        return self._generation
 
     def forget(self) -> bool:
         """Forget the login here; whether there was one."""
@@ -213,7 +223,9 @@ class AuthService:
 
     def _tokens(self) -> Tokens | None:
         """The tokens of the store, or those that could not be stored as long as the store has their predecessors."""
+        self._generation = -1
         tokens = self._store.read(self.auth_url)
+        self._generation = 0 if tokens is None else tokens.generation
         if self._unstored is not None and (tokens is None or tokens.generation != self._unstored.generation):
             self._unstored = None
         return self._unstored or tokens
@@ -246,7 +258,8 @@ class AuthService:
 
     def _write(self, access: Token, refresh: Token | None, username: str | None, reply: Reply) -> None:
         expires_in = _expires_in(reply)
-        self._store.write(self.auth_url, access, refresh, username, expires_in=expires_in, now=self._now())
+        written = self._store.write(self.auth_url, access, refresh, username, expires_in=expires_in, now=self._now())
+        self._generation = written.generation
 
     def _check(self, reply: Reply) -> None:
         if reply.status == 200:

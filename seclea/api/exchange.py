@@ -59,11 +59,15 @@ class Exchange:
         return _without(outcome, token), reply
 
     def login_generation(self) -> int:
-        """Another number after each login and renewal; 0 without a login, -1 with one that cannot be read."""
+        """Of the login that there is now: grows with each renewal; 0 without one, -1 with one that cannot be read."""
         try:
             return 0 if self._auth is None else self._auth.generation()
         except AuthenticationError:
             return -1
+
+    def generation_used(self) -> int:
+        """The same, of the login that the last request had."""
+        return 0 if self._auth is None else self._auth.generation_used
 
     def _renewed(self, reply: Reply, token: Token | None) -> Token | None:
         """Another token to try once more with, where the reply is worth it."""
