@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -79,6 +80,7 @@ def test_arguments_and_the_environment_log_in_and_our_processes_do_not_inherit_t
     assert found is not None and found.username == "bob"
     for pid in (home.writer_pid(), home.sender_pid()):
         assert b"SECLEA_" not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert re.search(r"Max core file size +0 +0 ", Path(f"/proc/{pid}/limits").read_text())
 
 
 def test_a_token_file_is_taken_once_and_the_next_job_goes_on_from_what_came_of_it(
