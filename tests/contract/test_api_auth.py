@@ -446,3 +446,25 @@ def test_a_403_while_the_auth_server_is_down_is_still_the_portals_no(
     outcome, _ = Exchange(session, auth).call("GET", "/x")
     assert (outcome.verdict, outcome.status) == (Verdict.WAIT, 403)
     assert "not yours" in outcome.detail
+
+
+def test_a_portal_that_refuses_every_login_leaves_nothing_newer_in_the_store_than_what_it_refused(
+    auth: AuthService, session: Session, portal: FaultPortal, store: TokenStore
+) -> None:
+    """Whoever waits for a newer login than `generation_used` must not be woken by the renewals of the refused one."""
+    AuthServer(portal)
+    exchange = Exchange(session, auth)
+    assert exchange.call("GET", "/x")[0].status == 401
+    assert (exchange.generation_used(), exchange.login_generation()) == (0, 0)
+    AuthService(session, TokenStore(store.directory)).authenticate("ann", CANARY)
+    assert exchange.login_generation() > exchange.generation_used()
+    portal.on("GET", "/x", Answer(401, {}))
+    for _ in range(3):
+        assert exchange.call("GET", "/x")[0].status == 401
+        assert exchange.generation_used() == exchange.login_generation() > 0
+    portal.on("POST", REFRESH, Answer(401, {}))
+    assert exchange.call("GET", "/x")[0].status == 401
+    assert exchange.generation_used() == exchange.login_generation()
+    store.path(portal.url).chmod(0o644)
+    assert exchange.call("GET", "/x")[0].status == 401
+    assert exchange.generation_used() == exchange.login_generation() == -1

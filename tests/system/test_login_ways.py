@@ -68,14 +68,14 @@ def token_file(home: PipelineHome, content: dict[str, str], mode: int = 0o600) -
 def test_arguments_and_the_environment_log_in_and_our_processes_do_not_inherit_them(
     home: PipelineHome, there: dict[str, str], tokens: TokenServer
 ) -> None:
+    assert logged(home, there, SECLEA_USERNAME="ada", SECLEA_PASSWORD=PASSWORDS["ada"]) == "True"
     script = home.script(
         "import sys",
-        LOG.format(arguments=', username="ada", password=sys.stdin.readline().strip()'),
+        LOG.format(arguments=', username="bob", password=sys.stdin.readline().strip()'),
         **there,
     )
-    script.tell(PASSWORDS["ada"])
+    script.tell(PASSWORDS["bob"])
     assert script.end().strip() == "True"
-    assert logged(home, there, SECLEA_USERNAME="bob", SECLEA_PASSWORD=PASSWORDS["bob"]) == "True"
     found = TokenStore(home.home.tokens).read(tokens.url)
     assert found is not None and found.username == "bob"
     for pid in (home.writer_pid(), home.sender_pid()):
