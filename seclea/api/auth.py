@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import urlencode
 
@@ -65,7 +65,7 @@ class AuthService:
 
         Raises:
             AuthenticationError: wrong user name or password.
-            PortalUnavailable: the auth server cannot be reached or is not well.
+            PortalUnavailable: the auth server cannot be reached or is not well, or the disk has no room for the tokens.
             PortalError: it answers, but not as an auth server does.
         """
         secret = password if isinstance(password, Token) else Token(password)
@@ -80,14 +80,15 @@ class AuthService:
                 "Check both and try again.",
             )
         access = self._access_token(reply)
-        self._write(access, reply.tokens.get("refresh_token"), username, reply)
+        with _no_room_is_an_outage():
+            self._write(access, reply.tokens.get("refresh_token"), username, reply)
 
     def adopt(self, path: str | os.PathLike[str]) -> bool:
         """Take the tokens of a token file into the store; False where the store has had them already.
 
         Raises:
             AuthenticationError: the file cannot be used.
-            OSError: the disk has no room, or no right to write.
+            PortalUnavailable: the disk has no room for the tokens.
         """
         handed = read_token_file(path, self.auth_url)
         with self._store.lock(self.auth_url, self._lock_seconds):  # ranks that start together read the file together
@@ -97,16 +98,17 @@ class AuthService:
                 known = None
             if known is not None and known.source == handed.source:
                 return False
-            self._store.write(
-                self.auth_url,
-                handed.access,
-                handed.refresh,
-                handed.username,
-                expires_in=handed.expires_in,
-                now=self._now(),
-                obtained=handed.written,
-                source=handed.source,
-            )
+            with _no_room_is_an_outage():
+                self._store.write(
+                    self.auth_url,
+                    handed.access,
+                    handed.refresh,
+                    handed.username,
+                    expires_in=handed.expires_in,
+                    now=self._now(),
+                    obtained=handed.written,
+                    source=handed.source,
+                )
         return True
 
     def refresh(self, stale: Token | None = None) -> Token:
@@ -271,6 +273,17 @@ class AuthService:
         raise PortalError(
             f"{self._session.name} does not answer as an auth server does (status {reply.status}).", "Check auth_url."
         )
+
+
+@contextlib.contextmanager
+def _no_room_is_an_outage() -> Iterator[None]:
+    """A job must not end because a login cannot be stored: what it logs waits, as for a portal that does not answer."""
+    try:
+        yield
+    except OSError as error:
+        raise PortalUnavailable(
+            f"The login cannot be kept on disk: {error.strerror}.", "Make room, then log in again."
+        ) from None
 
 
 def _expires_in(reply: Reply) -> float | None:

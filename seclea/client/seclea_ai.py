@@ -111,7 +111,8 @@ class SecleaAI:
         if not self.destination.is_local:
             self._check_login(given)
         elif given is not None:
-            raise UsageError("A login makes no sense with the home's own portal.", "Pass platform_url, or no login.")
+            hint = "Pass platform_url, or no login (SECLEA_USERNAME, SECLEA_PASSWORD, SECLEA_TOKEN_FILE)."
+            raise UsageError("A login makes no sense with the home's own portal.", hint)
         self._pipeline = pipeline_of(self.home, resolved.limits)
         self._pipeline.stream(self._speaker)
 

@@ -286,6 +286,24 @@ def test_a_renewed_login_that_the_disk_has_no_room_for_is_used_and_stored_when_t
     assert (tokens.access, tokens.refresh, tokens.username) == (Token("access-3"), Token("refresh-3"), "ann")
 
 
+def test_a_login_that_the_disk_has_no_room_for_ends_no_job(
+    auth: AuthService, portal: FaultPortal, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AuthServer(portal)
+    handed = tmp_path / "handed.json"
+    handed.touch(0o600)
+    handed.write_text('{"access_token": "a"}')
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_replace", full)
+    for log_in in (lambda: auth.authenticate("ann", CANARY), lambda: auth.adopt(handed)):
+        with pytest.raises(PortalUnavailable, match=r"cannot be kept on disk: No space left.*Make room") as caught:
+            log_in()
+        assert CANARY not in everything(caught.value)
+
+
 def test_a_login_of_somebody_else_wins_over_a_renewed_one_that_could_not_be_stored(
     auth: AuthService, portal: FaultPortal, store: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,7 @@ def test_what_does_not_go_together_is_refused_at_the_call(home: PipelineHome, th
         assert words in script.errors
     local = home.script(LOG.format(arguments=', token_file="/x"'), SECLEA_PLATFORM_URL="local")
     local.end(1)
-    assert "A login makes no sense with the home's own portal. Pass platform_url, or no login." in local.errors
+    assert "A login makes no sense with the home's own portal. Pass platform_url, or no login (" in local.errors
 
 
 def typed(home: PipelineHome, command: list[str], lines: dict[str, str], environment: dict[str, str]) -> str:
