@@ -12,7 +12,8 @@ from seclea.api.tokens import Token
 from seclea.errors import UsageError
 
 _WAYS = (
-    "Pass username and password, set SECLEA_USERNAME and SECLEA_PASSWORD or SECLEA_TOKEN_FILE, or run `seclea login`."
+    "Pass username and password, or token_file (`seclea login`: --username and --password-stdin, or --token-file), or set "
+    "SECLEA_USERNAME and SECLEA_PASSWORD, or SECLEA_TOKEN_FILE."
 )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import stat
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -187,6 +189,12 @@ def test_secrets_and_sockets_are_the_owners_alone(portal: PortalServer) -> None:
         about = os.lstat(portal.data / name)
         assert stat.S_IMODE(about.st_mode) & 0o077 == 0, name
     assert stat.S_IMODE(os.stat(portal.data).st_mode) == 0o700
+
+
+def test_a_portal_that_crashes_leaves_no_core_in_which_its_signing_key_stands(portal: PortalServer) -> None:
+    assert portal.process is not None
+    limits = Path(f"/proc/{portal.process.pid}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
