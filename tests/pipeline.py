@@ -32,11 +32,12 @@ from seclea.contract import Home
 from seclea.director import pipeline as director
 from seclea.errors import PipelineError
 from seclea.processes.rendezvous import ask
+from tests import canary
 from tests.contract.fault_portal import ORGANIZATION, Answer, Asked, FaultPortal, receipted
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_SECONDS = 30.0  # for what takes a fraction of a second on a quiet machine
-CANARY = "canary-4f1d7e90c2"  # stands in every secret of the tests; found anywhere, something leaked
+CANARY = canary.CANARY  # stands in every secret of the tests; found anywhere, something leaked
 
 T = TypeVar("T")
 
@@ -76,6 +77,7 @@ class Script:
         self.path = directory / f"script{len(home.scripts)}.py"
         self.path.write_text(code, "utf-8")
         self._errors = self.path.with_suffix(".err")
+        self.said = ""  # on standard output, as far as it was heard
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, str(self.path)],
@@ -106,6 +108,7 @@ class Script:
         """The next line that it prints; its end is a failure (pytest's timeout covers silence)."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
+        self.said += line
         assert line, f"the script ended with {self.process.wait(10)}:\n{self.errors}"
         return line.rstrip("\n")
 
@@ -117,6 +120,7 @@ class Script:
             output, _ = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the script did not end within {seconds:g} s:\n{self.errors}") from None
+        self.said += output
         if code is not None:
             assert self.process.returncode == code, f"ended with {self.process.returncode}:\n{self.errors}"
         return output
@@ -147,6 +151,7 @@ class PipelineHome:
             path.mkdir(mode=0o700)
         self.path = root / "home"
         self.scripts: list[Script] = []
+        self.said: list[tuple[str, str]] = []  # by commands
         # Bound and not listening: whoever connects is refused, and nobody else gets the port meanwhile.
         self._closed = socket.socket()
         self._closed.bind(("127.0.0.1", 0))
@@ -184,7 +189,7 @@ class PipelineHome:
 
     def command(self, *arguments: str, text: str = "", **environment: object) -> subprocess.CompletedProcess[str]:
         """Run ``seclea ARGUMENTS`` to its end."""
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "seclea", *arguments],
             input=text,
             capture_output=True,
@@ -193,6 +198,8 @@ class PipelineHome:
             cwd=self.work,
             env=self.environment(**environment),
         )
+        self.said.append((f"what seclea {' '.join(arguments)} said", done.stdout + done.stderr))
+        return done
 
     def log_in(self, url: str) -> None:
         """Put a login for ``url`` into the token store, as a person did before."""
@@ -285,11 +292,22 @@ class PipelineHome:
                 pipeline.close()
                 director._pipelines.pop(pipeline.home.path)
 
+    def leaks(self) -> list[str]:
+        """Where a secret stands that must not: files, command lines, environments, and what was printed."""
+        secrets = canary.secrets_of(self.home.tokens)
+        found = canary.in_files(self.root, secrets, without=[script.path for script in self.scripts])
+        found += canary.in_files(self.home.shared_rings, secrets)
+        ours = [pid for pid, line in self.processes().items() if " -m seclea." in line]
+        found += canary.in_processes(ours, secrets)
+        spoken = [*self.said, *((f"the output of {script.path.name}", script.said) for script in self.scripts)]
+        return [*found, *(heading for heading, text in spoken if canary.named(text.encode(), secrets))]
+
     def close(self) -> None:
         """`seclea stop` is enough: no process, no shared memory, no socket and no secret is left."""
         try:
             for script in self.scripts:
                 script.close()
+            assert self.leaks() == []  # while the processes are there
             self.close_clients_of_this_process()
             drains = bool(self.live())  # without a writer nobody empties a ring
             if self.path.exists():
@@ -305,7 +323,7 @@ class PipelineHome:
                 assert not self.home.shared_rings.exists()
             left = [path for path in self.runtime.rglob("*") if not path.is_dir()]
             assert left == [], f"left in the runtime directory: {left}"
-            assert leaks(self.path, CANARY) == []
+            assert self.leaks() == []  # and what they wrote when they left
         finally:
             for pid in self.processes():
                 with contextlib.suppress(ProcessLookupError):
@@ -313,17 +331,6 @@ class PipelineHome:
             self._closed.close()
             shutil.rmtree(self.home.shared_rings, ignore_errors=True)
             shutil.rmtree(self.root, ignore_errors=True)
-
-
-def leaks(directory: Path, secret: str) -> list[str]:
-    """Files in which a secret stands, the token store left out."""
-    found = []
-    for path in directory.rglob("*") if directory.exists() else ():
-        if path.is_file() and path.parent.name != "tokens" and "portal" not in path.relative_to(directory).parts[:-1]:
-            with contextlib.suppress(OSError):
-                if secret.encode() in path.read_bytes():
-                    found.append(str(path))
-    return found
 
 
 @contextlib.contextmanager

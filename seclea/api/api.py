@@ -79,6 +79,14 @@ class Api:
         """Drop the connections."""
         self._session.close()
 
+    def login_generation(self) -> int:
+        """Of the login that there is now: grows with each renewal; 0 without one, -1 with one that cannot be read."""
+        return self._exchange.login_generation()
+
+    def generation_used(self) -> int:
+        """The same, of the login that the last request had."""
+        return self._exchange.generation_used()
+
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def capabilities(self) -> dict[str, Any] | None:

@@ -58,6 +58,17 @@ class Exchange:
         outcome = classify(reply.status, reply.headers, body, kind, text=text_of(reply) if body is NOT_JSON else "")
         return _without(outcome, token), reply
 
+    def login_generation(self) -> int:
+        """Of the login that there is now: grows with each renewal; 0 without one, -1 with one that cannot be read."""
+        try:
+            return 0 if self._auth is None else self._auth.generation()
+        except AuthenticationError:
+            return -1
+
+    def generation_used(self) -> int:
+        """The same, of the login that the last request had."""
+        return 0 if self._auth is None else self._auth.generation_used
+
     def _renewed(self, reply: Reply, token: Token | None) -> Token | None:
         """Another token to try once more with, where the reply is worth it."""
         if self._auth is None or token is None:
@@ -67,8 +78,8 @@ class Exchange:
         if reply.status == 403 and token != self._forbidden_with:
             try:
                 return self._auth.refresh(token)
-            except AuthenticationError:  # the token is still good, it only may not do this: wait for the right
-                return None
+            except (AuthenticationError, PortalUnavailable, PortalError):
+                return None  # the token is still good, it only may not do this: wait for the right
         return None
 
 

@@ -16,7 +16,6 @@ import hmac
 import json
 import os
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
-from seclea.errors import AuthenticationError
+from seclea.api.age import NEVER, Instant, instant_now, seconds_between
+from seclea.errors import AuthenticationError, PortalUnavailable
 
 LOGIN_HINT = "Run `seclea login`."
 _MAX_FILE_BYTES = 64 * 1024  # two tokens and a name; more was not written by us
@@ -67,23 +67,25 @@ class Tokens:
     """What one login gave.
 
     Attributes:
-        obtained_ns: wall clock when we got them; with ``expires_in`` only a hint to refresh early, never a verdict.
+        obtained: when we got them; with ``expires_in`` only a hint to refresh early, never a verdict.
         expires_in: seconds that the access token lives, None where nobody says.
         generation: another number after every write; 0 before the first.
+        source: digest of the token file that was read last, also where a login came since; None without one.
     """
 
     auth_url: str
     access: Token
     refresh: Token | None = None
     username: str | None = None
-    obtained_ns: int = 0
+    obtained: Instant = NEVER
     expires_in: float | None = None
     generation: int = 0
+    source: str | None = None
 
-    def is_ageing(self, now_ns: int) -> bool:
-        """Whether four fifths of its life are over. A clock that was set back says nothing, so: no."""
-        age = now_ns - self.obtained_ns
-        return self.expires_in is not None and age >= 0 and age * 1e-9 > 0.8 * self.expires_in
+    def is_ageing(self, now: Instant) -> bool:
+        """Whether four fifths of its life are over. Where nobody can tell how old it is: no."""
+        age = seconds_between(self.obtained, now)
+        return self.expires_in is not None and age is not None and age > 0.8 * self.expires_in
 
 
 def lifetime_of(token: Token, now_ns: int) -> float | None:
@@ -156,20 +158,34 @@ class TokenStore:
         username: str | None = None,
         *,
         expires_in: float | None = None,
-        now_ns: int | None = None,
+        now: Instant | None = None,
+        obtained: Instant | None = None,
+        source: str | None = None,
     ) -> Tokens:
         """Put tokens in the place of what was there; durable once this returns. Takes the lock.
 
+        Args:
+            obtained: when they were made, now by default.
+            source: the token file they come from; by default what was noted before stays.
         Raises:
-            AuthenticationError: the directory is not ours alone, or another process holds the lock for a minute.
+            AuthenticationError: the directory is not ours alone.
+            PortalUnavailable: another process holds the lock for a minute.
             OSError: the disk has no room, or no right to write.
         """
-        now_ns = time.time_ns() if now_ns is None else now_ns
+        now = instant_now() if now is None else now
         with self.lock(auth_url):
+            before = self._last(auth_url)
             # The wall clock keeps it new after a logout, the comparison after the clock was set back.
-            generation = max(now_ns, self._last_generation(auth_url) + 1)
+            generation = max(now.wall_ns, (before.generation if before else 0) + 1)
             tokens = Tokens(
-                auth_url, access, refresh, username, now_ns, expires_in or lifetime_of(access, now_ns), generation
+                auth_url,
+                access,
+                refresh,
+                username,
+                obtained or now,
+                expires_in or lifetime_of(access, now.wall_ns),
+                generation,
+                source or (before.source if before else None),
             )
             self._replace(self.path(auth_url), _render(tokens))
         return tokens
@@ -201,14 +217,14 @@ class TokenStore:
         """Hold this auth server's lock: one process and thread of the machine at a time. Not re-entrant for others.
 
         Raises:
-            AuthenticationError: held by somebody else for the whole ``timeout_seconds``.
+            PortalUnavailable: held by somebody else for the whole ``timeout_seconds``. The login is none the worse.
         """
         self._make_directory()
         lock = self._lock_of(auth_url)
         try:
             lock.acquire(timeout=timeout_seconds, poll_interval=0.01)
         except Timeout:
-            raise AuthenticationError(
+            raise PortalUnavailable(
                 f"Another process has been renewing the login for {auth_url} for over {timeout_seconds:.0f} s.",
                 "Try again; if it stays so, look for a seclea process that hangs.",
             ) from None
@@ -221,11 +237,11 @@ class TokenStore:
         # One object per path with a state per thread: re-entrant within a thread (refresh writes), exclusive between.
         return FileLock(str(self.path(auth_url).with_suffix(".lock")), mode=0o600, is_singleton=True)
 
-    def _last_generation(self, auth_url: str) -> int:
+    def _last(self, auth_url: str) -> Tokens | None:
         try:
-            return self.generation(auth_url)
+            return self.read(auth_url)
         except AuthenticationError:  # whatever is there is about to be replaced
-            return 0
+            return None
 
     def _make_directory(self) -> None:
         try:
@@ -297,9 +313,12 @@ def _render(tokens: Tokens) -> bytes:
         "username": tokens.username,
         "access_token": tokens.access.reveal(),
         "refresh_token": tokens.refresh.reveal() if tokens.refresh is not None else None,
-        "obtained_ns": tokens.obtained_ns,
+        "obtained_ns": tokens.obtained.wall_ns,
+        "boot_id": tokens.obtained.boot_id,
+        "up_ns": tokens.obtained.up_ns,
         "expires_in": tokens.expires_in,
         "generation": tokens.generation,
+        "source": tokens.source,
     }
     return json.dumps(body, indent=1).encode("utf-8") + b"\n"
 
@@ -313,7 +332,8 @@ def _parse(content: bytes, auth_url: str) -> Tokens | None:
         return None
     access, refresh = value["access_token"], value.get("refresh_token")
     expires_in, username = value.get("expires_in"), value.get("username")
-    numbers = (value.get("obtained_ns"), value.get("generation"))
+    numbers = (value.get("obtained_ns"), value.get("generation"), value.get("up_ns", 0))
+    boot_id, source = value.get("boot_id"), value.get("source")
     if not isinstance(access, str) or not all(type(number) is int and number >= 0 for number in numbers):
         return None
     return Tokens(
@@ -321,7 +341,8 @@ def _parse(content: bytes, auth_url: str) -> Tokens | None:
         Token(access),
         Token(refresh) if isinstance(refresh, str) and refresh else None,
         username if isinstance(username, str) else None,
-        obtained_ns=value["obtained_ns"],
+        obtained=Instant(value["obtained_ns"], boot_id if isinstance(boot_id, str) else "", numbers[2]),
         expires_in=float(expires_in) if isinstance(expires_in, int | float) else None,
         generation=value["generation"],
+        source=source if isinstance(source, str) else None,
     )

@@ -51,7 +51,7 @@ def demo(*, keep: bool = False, home: str | None = None) -> int:
     keep = keep or home is not None
     # The demo's own portal, whatever a .seclearc or the environment says of another one.
     own = {"SECLEA_PLATFORM_URL": "local", "SECLEA_AUTH_URL": "local", "SECLEA_ORGANIZATION": "local"}
-    os.environ.update(own, SECLEA_HOME=str(directory), SECLEA_USERNAME="", SECLEA_PASSWORD="")
+    os.environ.update(own, SECLEA_HOME=str(directory), SECLEA_USERNAME="", SECLEA_PASSWORD="", SECLEA_TOKEN_FILE="")
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an arrow must not end it
     place, began = Home(directory), time.monotonic()

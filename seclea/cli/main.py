@@ -57,7 +57,13 @@ def _retry(_options: argparse.Namespace) -> int:
 def _login(options: argparse.Namespace) -> int:
     from seclea.cli.login import login
 
-    return login(options.username, options.password_stdin, options.platform_url, options.auth_url)
+    return login(options.username, options.password_stdin, options.token_file, options.platform_url, options.auth_url)
+
+
+def _logout(options: argparse.Namespace) -> int:
+    from seclea.cli.login import logout
+
+    return logout(options.platform_url, options.auth_url)
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -93,8 +99,11 @@ def parser() -> argparse.ArgumentParser:
     login = add("login", _login, "Log in to a portal; what waited for it is sent.")
     login.add_argument("--username")
     login.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
-    login.add_argument("--platform-url", help="default: as configured")
-    login.add_argument("--auth-url", help="default: as configured")
+    login.add_argument("--token-file", metavar="PATH", help="take the tokens in this file (0600, JSON)")
+    logout = add("logout", _logout, "Forget the login to a portal, and end it there.")
+    for one in (login, logout):
+        one.add_argument("--platform-url", help="default: as configured")
+        one.add_argument("--auth-url", help="default: as configured")
     add("token", _token, "Print an access token of the home's portal, for scripts.")
     flush = add("flush", _flush, "Wait until everything handed over is durable.")
     flush.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from seclea.api.tokens import Token
 from seclea.client import joining
 from seclea.client.seclea_ai import SecleaAI
 from seclea.client.training_run import TrainingRun
@@ -39,6 +40,8 @@ def init(
         **client: further arguments of `SecleaAI` (platform_url, username, ...).
     """
     global _current, _registered
+    if isinstance(client.get("password"), str):
+        client["password"] = Token(client["password"])  # a crash reporter may show the locals of this frame
     if joining.repeats():
         return joining.repeated_run()
     if _current is not None:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from seclea.client import joining
+from seclea.client.credentials import Credentials, ask_for_login, given_login
 from seclea.client.lineage.known import known_datasets
 from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
 from seclea.client.run_plan import RunPlan, plan_run
@@ -36,6 +37,7 @@ from seclea.transformations import DatasetTransformation
 
 if TYPE_CHECKING:
     from seclea.api.api import Api
+    from seclea.api.tokens import Token
 
 _LOOK_SECONDS = 1.5  # for a parent that is not known here
 MAX_RESULTS = 10_000  # metrics of a run that is recorded in one call
@@ -50,10 +52,11 @@ class SecleaAI:
         organization: at the portal; "local" by default.
         platform_url, auth_url: of the portal; by default the home's own, which needs no login.
         username, password: log in now (also from SECLEA_USERNAME, SECLEA_PASSWORD); else the stored login is used.
+        token_file: take the tokens in this file, once (also from SECLEA_TOKEN_FILE).
         project_root: where ``.seclearc`` is looked for; the working directory by default.
     Raises:
         ConfigurationError: a setting is wrong; the message says where it stands.
-        AuthenticationError: wrong user name or password (the portal answered so).
+        AuthenticationError: wrong user name or password (the portal answered so), or a token file that cannot be used.
         UnknownOrganizationError: the portal knows no such organization for this login.
 
     A portal that does not answer is no error: everything is kept and sent later.
@@ -69,10 +72,13 @@ class SecleaAI:
         platform_url: str | None = None,
         auth_url: str | None = None,
         username: str | None = None,
-        password: str | None = None,
+        password: str | Token | None = None,
+        token_file: str | os.PathLike[str] | None = None,
         project_root: str | os.PathLike[str] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        given = given_login(username, password, token_file)
+        del password  # a crash reporter may show the locals of this frame
         if sys.platform == "win32":
             raise UsageError("seclea runs on Linux and macOS, not on Windows.", "Use WSL 2.")
         named = {
@@ -102,15 +108,11 @@ class SecleaAI:
             return  # the parent has said, asked and opened all this; here it is opened when something is recorded
         if choice.reason:
             _say_once(choice.reason)
-        username = username or os.environ.get("SECLEA_USERNAME")
-        password = password or os.environ.get("SECLEA_PASSWORD")
         if not self.destination.is_local:
-            self._check_login(username, password)
-        elif username or password:
-            raise UsageError(
-                "A user name and password make no sense with the home's own portal.",
-                "Pass platform_url, or leave them out.",
-            )
+            self._check_login(given)
+        elif given is not None:
+            hint = "Pass platform_url, or no login (SECLEA_USERNAME, SECLEA_PASSWORD, SECLEA_TOKEN_FILE)."
+            raise UsageError("A login makes no sense with the home's own portal.", hint)
         self._pipeline = pipeline_of(self.home, resolved.limits)
         self._pipeline.stream(self._speaker)
 
@@ -126,35 +128,42 @@ class SecleaAI:
 
         return open_api(self.home, self.destination, self.settings.ca_bundle, timeout_seconds=_LOOK_SECONDS)
 
-    def _check_login(self, username: str | None, password: str | None) -> None:
+    def _check_login(self, given: Credentials | None) -> None:
         """Log in and look the organization up, if the portal answers."""
         from seclea.client.login import log_in
 
-        if (username is None) != (password is None):
-            raise UsageError("A user name needs a password, and the other way round.", "Pass both, or neither.")
+        new = given is not None  # and so refused at this call, where it is
         try:
-            if username is not None and password is not None:
-                log_in(self.home, self.destination, self.settings.ca_bundle, username, password, _LOGIN_SECONDS)
+            if given is not None:
+                new = log_in(self.home, self.destination, self.settings.ca_bundle, given, _LOGIN_SECONDS)
             self._api().organization_uuid(self.destination.organization)
         except PortalUnavailable as error:
             _say_once(f"{error} What is logged is kept and sent later.")
         except AuthenticationError as error:
-            if username is not None:
+            if new:
                 raise
             _say_once(f"{error} What is logged is kept until then.")
 
-    def login(self, username: str, password: str) -> None:
-        """Log in and store the tokens; what waited for it is sent.
+    def login(
+        self,
+        username: str | None = None,
+        password: str | Token | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Log in and store the tokens; what waited for it is sent. What is not given is asked for at the terminal.
 
         Raises:
-            AuthenticationError: wrong user name or password.
-            PortalUnavailable: the portal does not answer.
+            AuthenticationError, PortalUnavailable: as at the start.
+            UsageError: something is missing, and there is no terminal to ask at.
         """
         from seclea.client.login import log_in
 
+        given = given_login(username, password, token_file) if password or token_file else None
+        del password
         if self.destination.is_local:
             raise UsageError("The home's own portal needs no login.", "Set platform_url to use another portal.")
-        log_in(self.home, self.destination, self.settings.ca_bundle, username, password, _LOGIN_SECONDS)
+        given = given or ask_for_login(self.destination.auth_url, username)
+        log_in(self.home, self.destination, self.settings.ca_bundle, given, _LOGIN_SECONDS)
 
     def after_fork_in_child(self) -> None:
         """The ring was the parent's."""

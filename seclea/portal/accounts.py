@@ -1,8 +1,9 @@
 """Users, organisations and logins.
 
 Rule 1  Passwords are kept as argon2id, refresh tokens as sha256, access tokens not at all.
-Rule 2  A login (session) is a family of refresh tokens. Each may be used once; for a short grace once more, because a
-        reply can be lost. One that is used later than that was stolen: the whole family is revoked (RFC 9700, 4.14.2).
+Rule 2  A login (session) is a family of refresh tokens. A use gives the next one, and a reply can be lost: so the token
+        used last may be used again, however long the outage, until another one of its family was used. From then on,
+        after a short grace, whoever comes with it stole it or was robbed: the family is revoked (RFC 9700, 4.14.2).
 Rule 3  An access token is good only while its session is, so a logout takes effect at once.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 import jwt
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from seclea.entities import new_uuid
 from seclea.errors import UsageError
@@ -202,25 +203,32 @@ class Logins:
 
     def refresh(self, connection: Connection, token: str) -> Tokens | None:
         """New tokens for a refresh token, or None. Must be committed in both cases (rule 2)."""
-        digest = hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+        digest = _digest(token)
         row = first_row(
             connection,
-            select(refresh_tokens.c.used_ns, refresh_tokens.c.session_id, users.c.uuid)
+            select(refresh_tokens.c.used_ns, refresh_tokens.c.created_ns, refresh_tokens.c.session_id, users.c.uuid)
             .join(sessions, sessions.c.id == refresh_tokens.c.session_id)
             .join(users, users.c.id == sessions.c.user_id)
             .where(refresh_tokens.c.digest == digest, *_is_alive()),
         )
         if row is None:
             return None
-        now = now_ns()
-        if row["used_ns"] is None:
-            connection.execute(update(refresh_tokens).where(refresh_tokens.c.digest == digest).values(used_ns=now))
-        elif now - row["used_ns"] > self._config.refresh_grace_seconds * SECOND:
-            revoke(connection, row["session_id"])
+        session, now = row["session_id"], now_ns()
+        since = row["used_ns"] or row["created_ns"]
+        gone_on = connection.execute(  # when the family first went on without this one
+            select(func.min(refresh_tokens.c.used_ns)).where(
+                refresh_tokens.c.session_id == session,
+                refresh_tokens.c.digest != digest,
+                refresh_tokens.c.used_ns > since,
+            )
+        ).scalar()
+        if gone_on is not None and now - gone_on > self._config.refresh_grace_seconds * SECOND:
+            revoke(connection, session)
             return None
-        return Tokens(
-            self.access_token(row["uuid"], row["session_id"]), self._refresh_token(connection, row["session_id"])
-        )
+        if row["used_ns"] is None:
+            used = update(refresh_tokens).where(refresh_tokens.c.digest == digest)
+            connection.execute(used.values(used_ns=self._next_moment(connection, session)))
+        return Tokens(self.access_token(row["uuid"], session), self._refresh_token(connection, session))
 
     def session_of(self, token: str) -> str | None:
         """The session that an access token speaks for; None if it is not ours or has expired."""
@@ -232,6 +240,12 @@ class Logins:
             return None
         session = claims["sid"]
         return session if isinstance(session, str) else None
+
+    def session_of_refresh(self, connection: Connection, token: str) -> str | None:
+        """The session that a refresh token belongs to, used or not; None if it is not ours."""
+        kept = select(refresh_tokens.c.session_id).where(refresh_tokens.c.digest == _digest(token))
+        session: str | None = connection.execute(kept).scalar()
+        return session
 
     def caller(self, connection: Connection, session: str) -> Caller | None:
         """Who that is, while the session lives."""
@@ -247,9 +261,21 @@ class Logins:
 
     def _refresh_token(self, connection: Connection, session: str) -> str:
         token = secrets.token_urlsafe(32)
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        connection.execute(insert(refresh_tokens).values(digest=digest, session_id=session, created_ns=now_ns()))
+        moment = self._next_moment(connection, session)
+        connection.execute(insert(refresh_tokens).values(digest=_digest(token), session_id=session, created_ns=moment))
         return token
+
+    @staticmethod
+    def _next_moment(connection: Connection, session: str) -> int:
+        """Now, or just after what this family did last: a clock that is set back must not change the order."""
+        columns = (func.max(refresh_tokens.c.created_ns), func.max(refresh_tokens.c.used_ns))
+        row = connection.execute(select(*columns).where(refresh_tokens.c.session_id == session)).one()
+        moments: list[int] = [now_ns(), *(moment + 1 for moment in row if moment is not None)]
+        return max(moments)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 def _is_alive() -> tuple[Any, ...]:

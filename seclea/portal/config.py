@@ -46,7 +46,7 @@ class PortalConfig:
     secure_cookies: bool | None = None
     access_seconds: int = 15 * 60
     refresh_seconds: int = 30 * 24 * 3600
-    refresh_grace_seconds: int = 60  # a refresh whose reply was lost may be repeated this long
+    refresh_grace_seconds: int = 60  # a token that its family has left behind may still come this late
     limits: Limits = field(default_factory=Limits)
 
     @property

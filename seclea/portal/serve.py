@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -56,6 +57,8 @@ def serve(config: PortalConfig, announce: Callable[[Portal], None] | None = None
         SecleaError: the folder, the socket or the port cannot be used.
     """
     os.umask(0o077)  # whatever is made here is the owner's alone, whichever library makes it
+    with contextlib.suppress(OSError, ValueError):  # a core would hold the signing key
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if config.data.stat().st_uid != os.getuid():
         raise SecleaError(f"{config.data} belongs to another user.")

@@ -105,6 +105,7 @@ refresh_tokens = Table(
     Column("session_id", String(36), ForeignKey("sessions.id"), nullable=False),
     Column("used_ns", BigInteger),
     _created(),
+    Index(None, "session_id"),
 )
 
 # ---------------------------------------------------------------------------------------------------------- objects

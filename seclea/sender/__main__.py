@@ -13,6 +13,7 @@ from types import FrameType
 
 from seclea.contract import Home
 from seclea.errors import PipelineError
+from seclea.processes.cores import leave_no_core
 from seclea.processes.logs import set_up_logging
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import replace_writer
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lifeline", type=int, help="reading end of a pipe that the writer keeps open for life")
     options = parser.parse_args(arguments)
     os.umask(0o077)
+    leave_no_core()
     home = Home(options.home)
     prepare(home)
     set_up_logging(home, "sender")

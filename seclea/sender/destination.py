@@ -38,6 +38,7 @@ class DestinationState:
         self.destination = Destination(row["platform_url"], row["auth_url"], row["organization"], row["id"])
         self.ca_bundle: str | None = row["ca_bundle"]
         self.hold: str | None = row["hold"]
+        self._held_login: int | None = None  # the login that was refused, where that is why it is on hold
         self.remote: dict[str, str] = {}  # our uuid → the portal's, of what was sent since we started
         self._make_ready = make_ready
         self._ready = False  # known to answer since the last attempt that came through
@@ -122,10 +123,26 @@ class DestinationState:
         if requests:
             self._tell({"op": "requests", "destination": self.id, "requests": requests, "retries": retries})
 
-    def set_hold(self, reason: str | None) -> None:
-        """Stop sending there until a person does something; None goes on."""
+    def has_another_login(self, login: int) -> bool:
+        """Whether it is on hold as a login was refused, and ``login`` (`Api.login_generation`) is a newer one.
+
+        Whoever logs in tells the writer, and so us. This is for a login that could not, or came while the refusal was on
+        its way and would be held by it.
+        """
+        return self.hold is not None and self._held_login is not None and login > max(self._held_login, 0)
+
+    def set_hold(self, reason: str | None, login: int | None = None) -> None:
+        """Stop sending there until a person does something; None goes on.
+
+        Args:
+            login: that was refused (`Api.generation_used`), where that is the reason.
+        """
         if reason != self.hold:
             log.warning("destination %d: %s", self.id, f"on hold: {reason}" if reason else "goes on")
+        if reason is None or login is None:
+            self._held_login = login
+        else:  # the other lane may have been refused with a newer one
+            self._held_login = max(login, login if self._held_login is None else self._held_login)
         if reason is None or reason != self.hold:  # the ledger may have a hold that one before us told
             self.hold = reason
             self._state(hold=reason)

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _PAGE = 256
 _LOOK_SECONDS = 2.0  # the ledger is looked at this often even without a word from the writer
+_LOGIN_SECONDS = 0.5  # on hold, the token store is looked at this often: a new login goes on at once
 _BLOCKED_SECONDS = 0.25  # something open waits for something else: look again soon
 _SETTLED = frozenset({Verdict.DELIVERED, Verdict.ADOPTED, Verdict.KEPT_LOCALLY, Verdict.REFUSED})
 
@@ -105,7 +106,10 @@ class LaneWorker:
     def step(self) -> float:
         """Send the next record, if there is one and it may be sent; seconds to wait before the next step."""
         if self._state.hold is not None:
-            return _LOOK_SECONDS
+            if not self._state.has_another_login(self._tools.api.login_generation()):
+                return _LOGIN_SECONDS
+            self._state.set_hold(None)
+            self._not_before = 0.0
         now = time.monotonic()
         if now < self._not_before:
             return self._not_before - now
@@ -206,8 +210,10 @@ class LaneWorker:
         log.info("%s record %d: %s", record.kind, record.id, _words(outcome))
         match outcome.verdict:
             case Verdict.HOLD:
-                self._state.set_hold(outcome.detail)
-                return _LOOK_SECONDS
+                self._state.set_hold(
+                    outcome.detail, self._tools.api.generation_used() if outcome.status == 401 else None
+                )
+                return _LOGIN_SECONDS
             case Verdict.WAIT:
                 wait_seconds = outcome.retry_after_seconds or min(next(self._delays), 5.0)
                 self._not_before = time.monotonic() + wait_seconds

@@ -21,7 +21,14 @@ RC_NAME = ".seclearc"
 
 _VARIABLES = {"SECLEA_" + key.upper().replace(".", "_"): key for key in KEYS}
 # Known, but no settings: they are read where they matter.
-_OTHER_VARIABLES = ("SECLEA_HOME", "SECLEA_RUN", "SECLEA_QUEUE", "SECLEA_USERNAME", "SECLEA_PASSWORD")
+_OTHER_VARIABLES = (
+    "SECLEA_HOME",
+    "SECLEA_RUN",
+    "SECLEA_QUEUE",
+    "SECLEA_USERNAME",
+    "SECLEA_PASSWORD",
+    "SECLEA_TOKEN_FILE",
+)
 
 
 def load(

@@ -15,6 +15,7 @@ from typing import Any
 from seclea.contract import Home
 from seclea.errors import PipelineError, SecleaError
 from seclea.ledger.db import Ledger
+from seclea.processes.cores import leave_no_core
 from seclea.processes.logs import set_up_logging
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import ensure_writer, take_start_lock
@@ -146,6 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--start-lock", type=int, help="descriptor of the home's start lock, ours to let go of")
     options = parser.parse_args(arguments)
     os.umask(0o077)
+    leave_no_core()
     home = Home(options.home)
     prepare(home)
     set_up_logging(home, "writer")

@@ -11,13 +11,17 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from seclea.api.age import Instant, instant_now
 from seclea.api.auth import AuthService, Token, TokenStore
+from seclea.api.exchange import Exchange
 from seclea.api.session import NoReply, NotReached, Session
+from seclea.contract import Verdict
 from seclea.errors import AuthenticationError, PortalError, PortalUnavailable
 from tests.contract.fault_portal import Answer, Asked, Fault, FaultPortal, fault_portal, page, unused_port
 
 CANARY = "canary-5f3759df"
 OBTAIN, REFRESH, VERIFY = "/api/token/obtain/", "/api/token/refresh/", "/api/token/verify/"
+LOGOUT = "/api/token/logout/"
 
 
 class AuthServer:
@@ -68,7 +72,7 @@ def session(portal: FaultPortal) -> Iterator[Session]:
 
 @pytest.fixture
 def auth(session: Session, store: TokenStore) -> AuthService:
-    return AuthService(session, store, now_ns=lambda: 0)
+    return AuthService(session, store, now=lambda: Instant(0))
 
 
 def everything(error: BaseException) -> str:
@@ -219,6 +223,23 @@ def test_not_logged_in_and_logged_out_tell_what_to_do(auth: AuthService, portal:
     assert auth.generation() == 0
 
 
+def test_a_logout_tells_the_auth_server_and_forgets_the_login_also_where_that_does_not_answer(
+    auth: AuthService, portal: FaultPortal, store: TokenStore
+) -> None:
+    AuthServer(portal)
+    assert auth.log_out() == (False, False)
+    portal.on("POST", LOGOUT, Answer(200, {}), Answer(fault=Fault.RESET), Answer(404, {}))
+    for told in (True, False, False):
+        auth.authenticate("ann", CANARY)
+        tokens = store.read(portal.url)
+        assert tokens is not None and tokens.refresh is not None
+        assert auth.log_out() == (True, told)
+        sent = {"access_token": tokens.access.reveal(), "refresh_token": tokens.refresh.reveal()}
+        assert portal.last("POST", LOGOUT).cookies == sent
+        assert auth.access_token() is None
+    assert auth.log_out() == (False, False)
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 422])
 def test_a_spent_login_tells_to_log_in_and_a_new_login_is_seen(
     auth: AuthService, portal: FaultPortal, status: int
@@ -242,18 +263,61 @@ def test_a_login_without_a_refresh_token_expires(auth: AuthService, portal: Faul
         auth.refresh()
 
 
-def test_a_full_disk_after_a_refresh_is_an_outage_and_not_a_crash(
+def test_a_renewed_login_that_the_disk_has_no_room_for_is_used_and_stored_when_there_is(
     auth: AuthService, portal: FaultPortal, store: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What is delivered makes room: a login that stopped for want of it would stop that too."""
     AuthServer(portal)
     auth.authenticate("ann", CANARY)
+    with monkeypatch.context() as patched:
+
+        def full(*args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        patched.setattr(store, "_replace", full)
+        assert auth.refresh() == Token("access-2")
+        assert auth.access_token() == Token("access-2")
+        assert auth.refresh() == Token("access-3"), "with the refresh token that came with it"
+        tokens = store.read(portal.url)
+        assert tokens is not None and tokens.access == Token("access-1")
+    assert auth.access_token() == Token("access-3")
+    tokens = TokenStore(store.directory).read(portal.url)
+    assert tokens is not None
+    assert (tokens.access, tokens.refresh, tokens.username) == (Token("access-3"), Token("refresh-3"), "ann")
+
+
+def test_a_login_that_the_disk_has_no_room_for_ends_no_job(
+    auth: AuthService, portal: FaultPortal, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AuthServer(portal)
+    handed = tmp_path / "handed.json"
+    handed.touch(0o600)
+    handed.write_text('{"access_token": "a"}')
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "_replace", full)
-    with pytest.raises(PortalUnavailable, match="No space left"):
+    for log_in in (lambda: auth.authenticate("ann", CANARY), lambda: auth.adopt(handed)):
+        with pytest.raises(PortalUnavailable, match=r"cannot be kept on disk: No space left.*Make room") as caught:
+            log_in()
+        assert CANARY not in everything(caught.value)
+
+
+def test_a_login_of_somebody_else_wins_over_a_renewed_one_that_could_not_be_stored(
+    auth: AuthService, portal: FaultPortal, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AuthServer(portal)
+    auth.authenticate("ann", CANARY)
+    with monkeypatch.context() as patched:
+
+        def full(*args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        patched.setattr(store, "_replace", full)
         auth.refresh()
+    TokenStore(store.directory).write(portal.url, Token("bob"), None, "bob")
+    assert auth.access_token() == Token("bob")
 
 
 def test_threads_that_find_a_stale_token_together_make_one_refresh(
@@ -274,6 +338,7 @@ def test_threads_that_find_a_stale_token_together_make_one_refresh(
 
 REFRESHING = """
 import sys
+from seclea.api.age import Instant, instant_now
 from seclea.api.auth import AuthService, Token, TokenStore
 from seclea.api.session import Session
 url, directory = sys.argv[1:]
@@ -317,7 +382,7 @@ def test_a_refresh_that_waits_for_one_that_hangs_gives_up(
         def other() -> None:
             try:
                 auth.refresh()
-            except AuthenticationError as error:
+            except PortalUnavailable as error:  # no AuthenticationError: nobody need log in for that
                 caught.append(error)
 
         thread = threading.Thread(target=other)
@@ -329,12 +394,36 @@ def test_a_refresh_that_waits_for_one_that_hangs_gives_up(
 # -- renewing early ----------------------------------------------------------------------------------------------------
 
 
+def test_a_wall_clock_that_jumps_neither_hastens_nor_hinders_a_renewal(
+    session: Session, store: TokenStore, portal: FaultPortal
+) -> None:
+    AuthServer(portal, lifetime=100)
+    year = 365 * 86_400 * 10**9
+    now = [Instant(year, "boot", 10**9)]
+    auth = AuthService(session, store, now=lambda: now[0])
+    auth.authenticate("ann", CANARY)
+    now[0] = Instant(11 * year, "boot", 80 * 10**9)  # ten years ahead, 79 s later
+    assert auth.access_token() == Token("access-1")
+    now[0] = Instant(0, "boot", 83 * 10**9)  # eleven years back, 3 s later
+    assert auth.access_token() == Token("access-2")
+    now[0] = Instant(0, "another boot", 10**6)
+    assert auth.access_token() == Token("access-2")
+    now[0] = Instant(81 * 10**9, "another boot", 10**7)  # only the wall clock knows
+    assert auth.access_token() == Token("access-3")
+
+
+def test_now_is_told_by_the_boot_and_the_time_since() -> None:
+    one, two = instant_now(), instant_now()
+    assert one.boot_id == two.boot_id != ""
+    assert 0 < one.up_ns <= two.up_ns
+
+
 def test_an_old_token_is_renewed_before_it_expires_and_a_young_one_is_not(
     session: Session, store: TokenStore, portal: FaultPortal
 ) -> None:
     AuthServer(portal, lifetime=100)
     now = [1000.0]
-    auth = AuthService(session, store, now_ns=lambda: int(now[0] * 10**9))
+    auth = AuthService(session, store, now=lambda: Instant(int(now[0] * 10**9)))
     auth.authenticate("ann", CANARY)
     now[0] += 79
     assert auth.access_token() == Token("access-1")
@@ -353,7 +442,7 @@ def test_an_early_renewal_that_fails_hands_out_the_old_token_and_is_not_tried_at
 ) -> None:
     AuthServer(portal, lifetime=100)
     now = [0]
-    auth = AuthService(session, store, now_ns=lambda: now[0])
+    auth = AuthService(session, store, now=lambda: Instant(now[0]))
     auth.authenticate("ann", CANARY)
     portal.on("POST", REFRESH, answer)
     now[0] = 90 * 10**9
@@ -361,3 +450,39 @@ def test_an_early_renewal_that_fails_hands_out_the_old_token_and_is_not_tried_at
     assert portal.count("POST", REFRESH) == 1
     AuthServer(portal).issued = 1
     assert auth.refresh() == Token("access-2")  # the portal's 401 still leads to one
+
+
+# -- what the portal says to a token -----------------------------------------------------------------------------------
+
+
+def test_a_403_while_the_auth_server_is_down_is_still_the_portals_no(
+    auth: AuthService, session: Session, portal: FaultPortal
+) -> None:
+    AuthServer(portal)
+    auth.authenticate("ann", CANARY)
+    portal.on("GET", "/x", Answer(403, {"detail": "not yours"})).on("POST", REFRESH, Answer(fault=Fault.RESET))
+    outcome, _ = Exchange(session, auth).call("GET", "/x")
+    assert (outcome.verdict, outcome.status) == (Verdict.WAIT, 403)
+    assert "not yours" in outcome.detail
+
+
+def test_a_portal_that_refuses_every_login_leaves_nothing_newer_in_the_store_than_what_it_refused(
+    auth: AuthService, session: Session, portal: FaultPortal, store: TokenStore
+) -> None:
+    """Whoever waits for a newer login than `generation_used` must not be woken by the renewals of the refused one."""
+    AuthServer(portal)
+    exchange = Exchange(session, auth)
+    assert exchange.call("GET", "/x")[0].status == 401
+    assert (exchange.generation_used(), exchange.login_generation()) == (0, 0)
+    AuthService(session, TokenStore(store.directory)).authenticate("ann", CANARY)
+    assert exchange.login_generation() > exchange.generation_used()
+    portal.on("GET", "/x", Answer(401, {}))
+    for _ in range(3):
+        assert exchange.call("GET", "/x")[0].status == 401
+        assert exchange.generation_used() == exchange.login_generation() > 0
+    portal.on("POST", REFRESH, Answer(401, {}))
+    assert exchange.call("GET", "/x")[0].status == 401
+    assert exchange.generation_used() == exchange.login_generation()
+    store.path(portal.url).chmod(0o644)
+    assert exchange.call("GET", "/x")[0].status == 401
+    assert exchange.generation_used() == exchange.login_generation() == -1

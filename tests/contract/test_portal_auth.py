@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import stat
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +98,16 @@ def test_a_logout_ends_the_session_at_once_for_every_token_of_it(portal: PortalS
     assert stale.post("/api/token/refresh/", cookies={"refresh_token": refresh}).status_code == 401
 
 
+def test_a_logout_by_the_refresh_token_alone_ends_the_session_too(portal: PortalServer) -> None:
+    """The access token may have run out by then."""
+    session = portal.login("ada")
+    access, refresh = session.cookies["access_token"], session.cookies["refresh_token"]
+    assert portal.tcp().post("/api/token/logout/", cookies={"refresh_token": refresh}).status_code == 200
+    stale = portal.tcp()
+    assert stale.post("/api/token/verify/", cookies={"access_token": access}).status_code == 401
+    assert stale.post("/api/token/refresh/", cookies={"refresh_token": refresh}).status_code == 401
+
+
 def test_the_owner_needs_no_login_and_has_an_organization(portal: PortalServer) -> None:
     names = [item["name"] for item in portal.owner().get("/organization/").json()]
     assert names[0] == "local" and "Acme" in names
@@ -177,6 +189,12 @@ def test_secrets_and_sockets_are_the_owners_alone(portal: PortalServer) -> None:
         about = os.lstat(portal.data / name)
         assert stat.S_IMODE(about.st_mode) & 0o077 == 0, name
     assert stat.S_IMODE(os.stat(portal.data).st_mode) == 0o700
+
+
+def test_a_portal_that_crashes_leaves_no_core_in_which_its_signing_key_stands(portal: PortalServer) -> None:
+    assert portal.process is not None
+    limits = Path(f"/proc/{portal.process.pid}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -98,9 +98,12 @@ async def logout(request: Request) -> Response:
     """End the session: its tokens are good for nothing from here on."""
     portal = portal_of(request)
     caller = await find_caller(request)
-    if caller is not None and caller.session is not None:
-        session = caller.session
-        await portal.database.write(lambda connection: revoke(connection, session))
+    session = caller.session if caller is not None else None
+    if session is None and (token := request.cookies.get("refresh_token")):  # the access token may be over
+        session = await portal.database.read(lambda connection: portal.logins.session_of_refresh(connection, token))
+    if session is not None:
+        ended = session
+        await portal.database.write(lambda connection: revoke(connection, ended))
     response = json_reply({"detail": "Logged out."})
     clear_cookies(response)
     return response

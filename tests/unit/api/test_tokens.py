@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from seclea.api.age import Instant
 from seclea.api.tokens import Token, Tokens, TokenStore, lifetime_of
-from seclea.errors import AuthenticationError
+from seclea.errors import AuthenticationError, PortalUnavailable
 
 URL = "https://auth.example.com"
 CANARY = "canary-5f3759df"
@@ -106,7 +107,7 @@ def test_a_file_is_never_wider_than_0600_not_even_under_its_temporary_name(
 
 
 def test_what_was_written_is_read_back_by_another_process_too(store: TokenStore) -> None:
-    written = store.write(URL, Token("access"), Token("refresh"), "ann", expires_in=900, now_ns=5)
+    written = store.write(URL, Token("access"), Token("refresh"), "ann", expires_in=900, now=Instant(5, "boot", 7))
     assert TokenStore(store.directory).read(URL) == written
     assert (written.expires_in, written.username) == (900, "ann")
 
@@ -130,9 +131,9 @@ def test_nothing_is_made_by_reading(store: TokenStore) -> None:
 def test_the_generation_changes_with_each_write_also_after_a_logout_and_with_a_clock_set_back(
     store: TokenStore,
 ) -> None:
-    seen = [store.write(URL, Token("same"), None, now_ns=100).generation]
-    seen.append(store.write(URL, Token("same"), None, now_ns=50).generation)
-    seen.append(store.write(URL, Token("same"), None, now_ns=100).generation)
+    seen = [store.write(URL, Token("same"), None, now=Instant(100)).generation]
+    seen.append(store.write(URL, Token("same"), None, now=Instant(50)).generation)
+    seen.append(store.write(URL, Token("same"), None, now=Instant(100)).generation)
     store.delete(URL)
     assert store.generation(URL) == 0
     seen.append(store.write(URL, Token("same"), None).generation)
@@ -260,7 +261,7 @@ def test_the_lock_excludes_other_threads_is_reentrant_in_one_and_is_never_unlink
 
         thread = threading.Thread(target=other)
         thread.start()
-        with pytest.raises(AuthenticationError, match="Another process"):
+        with pytest.raises(PortalUnavailable, match="Another process"):
             _in_thread(lambda: store.lock(URL, 0.05).__enter__())
         order.append("first")
     thread.join()
@@ -312,8 +313,8 @@ def test_a_token_that_does_not_say_its_age_has_none(token: Token) -> None:
 
 
 def test_a_token_is_ageing_after_four_fifths_of_its_life_and_never_by_a_clock_set_back() -> None:
-    tokens = Tokens(URL, Token("a"), obtained_ns=1000 * 10**9, expires_in=100)
-    assert not tokens.is_ageing(1079 * 10**9)
-    assert tokens.is_ageing(1081 * 10**9)
-    assert not tokens.is_ageing(10)
-    assert not Tokens(URL, Token("a"), obtained_ns=0).is_ageing(10**18)
+    tokens = Tokens(URL, Token("a"), obtained=Instant(1000 * 10**9), expires_in=100)
+    assert not tokens.is_ageing(Instant(1079 * 10**9))
+    assert tokens.is_ageing(Instant(1081 * 10**9))
+    assert not tokens.is_ageing(Instant(10))
+    assert not Tokens(URL, Token("a"), obtained=Instant(0)).is_ageing(Instant(10**18))

@@ -29,6 +29,13 @@ class Portal:
         self.sent: list[Record] = []
         self.lacks: list[str] = []
         self.chunks: list[str] = []
+        self.login = self.used = 7
+
+    def login_generation(self) -> int:
+        return self.login
+
+    def generation_used(self) -> int:
+        return self.used
 
     def organization_uuid(self, name: str) -> str:
         if name == "Nobody":
