@@ -122,6 +122,10 @@ class DestinationState:
         if requests:
             self._tell({"op": "requests", "destination": self.id, "requests": requests, "retries": retries})
 
+    def note_next_try(self, seconds: float) -> None:
+        """Tell people when it is tried again."""
+        self._tell({"op": "next try", "destination": self.id, "seconds": seconds})
+
     def set_hold(self, reason: str | None) -> None:
         """Stop sending there until a person does something; None goes on."""
         if reason != self.hold:
