@@ -42,6 +42,12 @@ def _flush(options: argparse.Namespace) -> int:
     return flush_all(options.timeout)
 
 
+def _complete(options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import complete_all
+
+    return complete_all(options.timeout)
+
+
 def _stop(options: argparse.Namespace) -> int:
     from seclea.cli.pipeline import stop_all
 
@@ -98,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
     add("token", _token, "Print an access token of the home's portal, for scripts.")
     flush = add("flush", _flush, "Wait until everything handed over is durable.")
     flush.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+    complete = add("complete", _complete, "Wait until everything is delivered.")
+    complete.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     stop = add("stop", _stop, "Stop the home's background processes; what is not sent is sent after the next start.")
     stop.add_argument("--timeout", type=float, default=20.0, metavar="SECONDS")
     add("retry", _retry, "Try destinations again that are on hold.")

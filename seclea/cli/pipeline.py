@@ -12,9 +12,10 @@ from typing import Any
 
 from seclea.api.session import Session
 from seclea.client.status import status
-from seclea.client.waiting import flush
+from seclea.client.waiting import complete, flush
 from seclea.contract import Home
-from seclea.director import progress
+from seclea.director import Progress, progress
+from seclea.director.outlook import records
 from seclea.errors import PipelineError, PortalUnavailable
 from seclea.processes.liveness import ProcessIdentity, identity_of, is_alive
 from seclea.processes.rendezvous import ask, is_held, prepare, take_lock, where_it_listens
@@ -95,7 +96,27 @@ def flush_all(timeout_seconds: float) -> int:
     if result.done:
         print(f"Durable. {result.pending} records are still to be delivered.")
         return 0
-    print("Not everything is durable: " + "; ".join(result.reasons), file=sys.stderr)
+    return _not_done("Not everything is durable.", result)
+
+
+def complete_all(timeout_seconds: float) -> int:
+    """Wait until everything of this home is delivered, or nothing more can be until a person does something."""
+    home = this_home()
+    if not home.path.exists():
+        print("Nothing was ever recorded here.")
+        return 0
+    result = complete(home, None, timeout_seconds)
+    if result.done:
+        print(f"Delivered: all {records(result.delivered)} of this home.")
+        return 0
+    return _not_done("Not everything is delivered.", result)
+
+
+def _not_done(what: str, result: Progress) -> int:
+    if result.interrupted:  # which has said so
+        return 130
+    lines = [what] + [f"  {one}" for one in result.left]
+    print("\n".join(lines), file=sys.stderr)
     return 1
 
 
