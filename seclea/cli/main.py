@@ -19,7 +19,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from seclea.cli.pipeline import show_status
+    from seclea.cli.status import show_status
 
     return show_status(as_json=options.json)
 

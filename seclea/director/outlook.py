@@ -52,6 +52,11 @@ class Outlook:
             is_open=is_open,
         )
 
+    @property
+    def is_failing(self) -> bool:
+        """So many failures in a row that single probes find out when it is over."""
+        return self.failures >= _OPEN_FAILURES
+
     def why_nothing_moves(self, now_ns: int) -> str:
         """Why nothing goes out just now, and when that is looked at again; empty when nothing is known to be wrong."""
         if self.hold:
