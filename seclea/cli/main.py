@@ -48,6 +48,12 @@ def _complete(options: argparse.Namespace) -> int:
     return complete_all(options.timeout)
 
 
+def _logs(options: argparse.Namespace) -> int:
+    from seclea.cli.logs import show_logs
+
+    return show_logs(options.process, options.lines, options.level, follow=options.follow)
+
+
 def _stop(options: argparse.Namespace) -> int:
     from seclea.cli.pipeline import stop_all
 
@@ -96,6 +102,11 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--no-browser", action="store_true", help="only print the link")
     status = add("status", _status, "Show what is recorded, sent, pending, failed and held.")
     status.add_argument("--json", action="store_true", help="as JSON, in the form of docs/reference.md")
+    logs = add("logs", _logs, "Show what the background processes have written down.")
+    logs.add_argument("process", nargs="*", metavar="PROCESS", help="writer, sender, portal; all by default")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on with what comes, until Ctrl-C")
+    logs.add_argument("--lines", type=int, default=50, metavar="NUMBER", help="how many of the latest (50)")
+    logs.add_argument("--level", default="info", metavar="LEVEL", help="info, warning or error, and worse")
     login = add("login", _login, "Log in to a portal; what waited for it is sent.")
     login.add_argument("--username")
     login.add_argument("--password-stdin", action="store_true", help="read the password from standard input")

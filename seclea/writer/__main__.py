@@ -15,7 +15,7 @@ from typing import Any
 from seclea.contract import Home
 from seclea.errors import PipelineError, SecleaError
 from seclea.ledger.db import Ledger
-from seclea.processes.logs import set_up_logging
+from seclea.logs import set_up_logging
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import ensure_writer, take_start_lock
 from seclea.queues.queue import Queue
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o077)
     home = Home(options.home)
     prepare(home)
-    set_up_logging(home, "writer")
+    set_up_logging(home.logs, "writer")
     lock = take_lock(home.writer_lock, _LOCK_SECONDS)
     if lock is None:
         log.info("another writer has the home")
