@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from seclea.client import joining
 from seclea.client.lineage.known import known_datasets
 from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
+from seclea.client.reach import require_answer
 from seclea.client.run_plan import RunPlan, plan_run
 from seclea.client.training_run import TrainingRun, launcher_rank
 from seclea.client.uploading import Upload
@@ -128,13 +129,14 @@ class SecleaAI:
 
     def _check_login(self, username: str | None, password: str | None) -> None:
         """Log in and look the organization up, if the portal answers."""
-        from seclea.client.login import log_in
-
         if (username is None) != (password is None):
             raise UsageError("A user name needs a password, and the other way round.", "Pass both, or neither.")
         try:
             if username is not None and password is not None:
+                from seclea.client.login import log_in
+
                 log_in(self.home, self.destination, self.settings.ca_bundle, username, password, _LOGIN_SECONDS)
+            require_answer(self.destination.platform_url)  # else not even the packages for it are loaded
             self._api().organization_uuid(self.destination.organization)
         except PortalUnavailable as error:
             _say_once(f"{error} What is logged is kept and sent later.")
