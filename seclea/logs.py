@@ -61,6 +61,7 @@ class LogFile(logging.Handler):
         self._file_bytes = file_bytes
         self._kept_files = kept_files
         self._descriptor = -1
+        self._torn = False  # the file ends within a line
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line; never raises."""
@@ -79,8 +80,11 @@ class LogFile(logging.Handler):
         if os.fstat(self._descriptor).st_size + len(line) > self._file_bytes:
             self._put_aside()
             self._open()
+        if self._torn:
+            line = b"\n" + line
         written = os.write(self._descriptor, line)
-        if written < len(line):
+        self._torn = written < len(line)
+        if self._torn:
             raise OSError("no room for a whole line")
 
     def _is_current(self) -> bool:
