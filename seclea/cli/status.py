@@ -121,9 +121,10 @@ def _numbers(now: dict[str, Any], now_ns: int) -> Iterator[str]:
         reasons = ", ".join(f"{one['reason']} {one['count']:,}" for one in lost)
         last = _when(max(one["last"] for one in lost), now_ns)
         yield _line("left out", f"{sum(one['count'] for one in lost):,} log calls, the last at {last}: {reasons}")
-    if now["pauses"]:
-        reasons = ", ".join(f"{one['reason']} {one['count']}× ({span(one['seconds'])})" for one in now["pauses"])
-        yield _line("pauses", f"{sum(one['count'] for one in now['pauses'])} in all: {reasons}")
+    if now["pauses"]["count"]:
+        by_reason = now["pauses"]["by_reason"].items()
+        reasons = ", ".join(f"{reason} {one['count']}× ({span(one['seconds'])})" for reason, one in by_reason)
+        yield _line("pauses", f"{now['pauses']['count']} in all, {span(now['pauses']['seconds'])}: {reasons}")
     kinds = [_counted(sum(by_status.values()), kind) for kind, by_status in sorted(now["records"].items())]
     if kinds:
         yield _line("recorded", f"{', '.join(kinds)}; {now['delivered']['points']:,} metric values delivered")

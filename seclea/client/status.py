@@ -37,7 +37,7 @@ def status(home: Home) -> dict[str, Any]:
         "paused": live.get("paused") is not None,
         "paused_reason": live.get("paused"),
         "paused_since": None,
-        "pauses": [],
+        "pauses": {"count": 0, "seconds": 0.0, "by_reason": {}},
         "usage": live.get("usage"),
         "limits": live.get("limits"),
         "records": {},
@@ -92,7 +92,12 @@ def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home) -> None:
     ]
     if result["paused"]:
         result["paused_since"] = iso(tallies.paused_since(view))
-    result["pauses"] = [_tally(one) | {"seconds": round(one.seconds, 1)} for one in tallies.pauses(view, now_ns)]
+    pauses = tallies.pauses(view, now_ns)
+    result["pauses"] = {
+        "count": sum(one.count for one in pauses),
+        "seconds": round(sum(one.seconds for one in pauses), 3),
+        "by_reason": {one.reason: {"count": one.count, "seconds": round(one.seconds, 3)} for one in pauses},
+    }
     result["left_out"] = view.left_out()
     result["left_out_by_reason"] = [_tally(one) for one in tallies.left_out(view)]
     result["destinations"] = [_destination(dict(row), view, home, now_ns) for row in view.destinations()]

@@ -150,7 +150,7 @@ def _progress(view: LedgerView, destination: Destination | None) -> Progress:
     groups = [Left("failed" if is_failed else "held", count, why) for (is_failed, why), count in named.items()]
     if more := failed + held - len(troubled):
         groups.append(Left("failed" if failed else "held", more, "more of them: see `seclea status`"))
-    lost = [Left("left out", one.count, one.reason) for one in tallies.left_out(view, number, _STARTED_NS)]
+    lost = [Left("left out", one.count, one.reason) for one in tallies.left_out_since(view, number, _STARTED_NS)]
     return Progress(
         done=pending == 0 and not failed and not held,
         delivered=delivered,

@@ -23,7 +23,7 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.errors import LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
-from seclea.ledger.view import LOCAL_ONLY, OPEN, Reader
+from seclea.ledger.view import LOCAL_ONLY, LOSSES, OPEN, Reader
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
 
 
@@ -513,7 +513,14 @@ class Ledger(Reader):
         self, kind: str, detail: str, *, destination: int | None = None, reason: str | None = None, count: int = 1
     ) -> None:
         """Write down something that happened to the pipeline; what was left out with ``reason`` and ``count``."""
+        now_ns = time.time_ns()
         self._connection.execute(
             "INSERT INTO events (time_ns, kind, detail, destination, reason, count) VALUES (?, ?, ?, ?, ?, ?)",
-            (time.time_ns(), kind, detail, destination, reason, count),
+            (now_ns, kind, detail, destination, reason, count),
         )
+        if kind in LOSSES:
+            self._connection.execute(
+                "INSERT INTO losses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET count = count + excluded.count, last_ns = excluded.last_ns",
+                (destination or 0, reason or kind, count, now_ns),
+            )

@@ -34,13 +34,24 @@ def _ask(view: Reader, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3
         raise
 
 
-def left_out(view: Reader, destination: int | None = None, since_ns: int = 0) -> list[Tally]:
+def left_out(view: Reader, destination: int | None = None) -> list[Tally]:
     """What is in no record, by reason, the most first: log calls that were dropped, what was damaged, gaps."""
+    rows = _ask(
+        view,
+        "SELECT reason, sum(count) AS n, max(last_ns) AS last FROM losses"
+        " WHERE ?1 IS NULL OR destination IN (0, ?1) GROUP BY reason ORDER BY n DESC, reason",
+        (destination,),
+    )
+    return [Tally(row["reason"], row["n"], last_ns=row["last"]) for row in rows]
+
+
+def left_out_since(view: Reader, destination: int | None, since_ns: int) -> list[Tally]:
+    """The same of what was left out from a moment on; of long ago the ledger may have the sums only."""
     rows = _ask(
         view,
         "SELECT coalesce(reason, kind) AS reason, sum(coalesce(count, 1)) AS n, max(time_ns) AS last FROM events"
         " WHERE kind IN ('left out', 'damaged', 'gap') AND time_ns >= ?1"
-        " AND (?2 IS NULL OR destination IS NULL OR destination = ?2) GROUP BY 1 ORDER BY n DESC",
+        " AND (?2 IS NULL OR destination IS NULL OR destination = ?2) GROUP BY 1 ORDER BY n DESC, 1",
         (since_ns, destination),
     )
     return [Tally(row["reason"], row["n"], last_ns=row["last"]) for row in rows]

@@ -27,7 +27,7 @@ FORM = {
     "paused": bool,
     "paused_reason": None,
     "paused_since": None,
-    "pauses": [{"reason": str, "count": int, "seconds": float, "last": str}],
+    "pauses": {"count": int, "seconds": (int, float), "by_reason": {}},
     "usage": {"memory_bytes": int, "disk_bytes": int, "free_disk_bytes": int},
     "limits": {"memory": int, "disk": int, "min_free_disk": int, "resume_below": float, "when_full": str},
     "records": dict,

@@ -102,7 +102,7 @@ def test_a_pause_is_said_with_its_reason_and_what_was_left_out_by_reason(home: P
     ledger.close()
     shown = home.command("status").stdout
     assert re.search(rf"^left out   9 log calls, the last at {CLOCK}: paused 7, its process ended 2$", shown, re.M)
-    assert re.search(r"^pauses     1 in all: disk 1× \(\d s\)$", shown, re.M)
+    assert re.search(r"^pauses     1 in all, \d s: disk 1× \(\d s\)$", shown, re.M)
 
 
 def test_a_pause_that_goes_on_stands_above_the_rest(home: PipelineHome) -> None:

@@ -38,8 +38,14 @@ def test_what_was_left_out_is_summed_by_reason_destination_and_time(ledger: Ledg
         ledger.add_event("refused", "is no loss: it is kept")
     assert [(one.reason, one.count) for one in tallies.left_out(ledger)] == [("paused", 7), ("gap", 2), ("full", 1)]
     assert {one.reason for one in tallies.left_out(ledger, there)} == {"gap", "full"}
+    since = tallies.left_out_since
+    assert [(one.reason, one.count) for one in since(ledger, None, 0)] == [("paused", 7), ("gap", 2), ("full", 1)]
+    assert {one.reason for one in since(ledger, there, 0)} == {"gap", "full"}
     last_ns = max(one.last_ns for one in tallies.left_out(ledger))
-    assert tallies.left_out(ledger, since_ns=last_ns + 1) == []
+    assert since(ledger, None, last_ns + 1) == []
+    with ledger.transaction():
+        ledger._connection.execute("DELETE FROM events")
+    assert sum(one.count for one in tallies.left_out(ledger)) == 10, "the sums outlive the events"
 
 
 def test_pauses_are_counted_and_timed_by_what_was_short(ledger: Ledger) -> None:
