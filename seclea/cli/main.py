@@ -19,7 +19,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from seclea.cli.pipeline import show_status
+    from seclea.cli.status import show_status
 
     return show_status(as_json=options.json)
 
@@ -40,6 +40,18 @@ def _flush(options: argparse.Namespace) -> int:
     from seclea.cli.pipeline import flush_all
 
     return flush_all(options.timeout)
+
+
+def _complete(options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import complete_all
+
+    return complete_all(options.timeout)
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from seclea.cli.logs import show_logs
+
+    return show_logs(options.process, options.lines, options.level, follow=options.follow)
 
 
 def _stop(options: argparse.Namespace) -> int:
@@ -96,6 +108,11 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--no-browser", action="store_true", help="only print the link")
     status = add("status", _status, "Show what is recorded, sent, pending, failed and held.")
     status.add_argument("--json", action="store_true", help="as JSON, in the form of docs/reference.md")
+    logs = add("logs", _logs, "Show what the background processes have written down.")
+    logs.add_argument("process", nargs="*", metavar="PROCESS", help="writer, sender, portal; all by default")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on with what comes, until Ctrl-C")
+    logs.add_argument("--lines", type=int, default=50, metavar="NUMBER", help="how many of the latest (50)")
+    logs.add_argument("--level", default="info", metavar="LEVEL", help="info, warning or error, and worse")
     login = add("login", _login, "Log in to a portal; what waited for it is sent.")
     login.add_argument("--username")
     login.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
@@ -107,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
     add("token", _token, "Print an access token of the home's portal, for scripts.")
     flush = add("flush", _flush, "Wait until everything handed over is durable.")
     flush.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+    complete = add("complete", _complete, "Wait until everything is delivered.")
+    complete.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     stop = add("stop", _stop, "Stop the home's background processes; what is not sent is sent after the next start.")
     stop.add_argument("--timeout", type=float, default=20.0, metavar="SECONDS")
     add("retry", _retry, "Try destinations again that are on hold.")

@@ -3,83 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 import webbrowser
 from pathlib import Path
-from typing import Any
 
 from seclea.api.session import Session
-from seclea.client.status import status
-from seclea.client.waiting import flush
+from seclea.client.waiting import complete, flush
 from seclea.contract import Home
-from seclea.director import progress
+from seclea.director import Progress, progress
+from seclea.director.outlook import records
 from seclea.errors import PipelineError, PortalUnavailable
 from seclea.processes.liveness import ProcessIdentity, identity_of, is_alive
 from seclea.processes.rendezvous import ask, is_held, prepare, take_lock, where_it_listens
 from seclea.processes.start import ensure_writer
 from seclea.sender.embedded import EmbeddedPortal, missing_parts
-from seclea.settings import format_size, home_directory
+from seclea.settings import home_directory
 
 
 def this_home() -> Home:
     """The home of this environment."""
     return Home(home_directory().path)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-
-
-def show_status(*, as_json: bool) -> int:
-    """Print the status; exit code 1 when something failed or is held."""
-    now = status(this_home())
-    if as_json:
-        print(json.dumps(now, indent=2))
-    else:
-        _print_status(now)
-    troubled = now["failed_or_held"] or any(one["hold"] for one in now["destinations"])
-    return 1 if troubled else 0
-
-
-def _print_status(now: dict[str, Any]) -> None:
-    writer, sender = now["writer"]["pid"], now["sender"]["pid"]
-    running = f"writer {writer}, sender {sender or 'starting'}" if writer else "not running (nothing to do, or stopped)"
-    print(f"home      {now['home']}")
-    print(f"pipeline  {running}" + (f", {len(now['clients'])} clients" if now["clients"] else ""))
-    if now["writer"]["trouble"]:
-        print(f"trouble   {now['writer']['trouble']}")
-    if now["paused"]:
-        print(f"paused    {now['paused_reason']}")
-    if "ledger" in now:
-        print(f"ledger    {now['ledger']}")
-    if now["usage"]:
-        usage, limits = now["usage"], now["limits"]
-        print(
-            f"usage     memory {format_size(usage['memory_bytes'])} of {format_size(limits['memory'])},"
-            f" disk {format_size(usage['disk_bytes'])} of {format_size(limits['disk'])}"
-        )
-    done, left = now["delivered"], now["pending"]
-    print(f"delivered {done['records']} records, {done['points']} points, {format_size(done['bytes'])}")
-    print(f"pending   {left['records']} records, {format_size(left['bytes'])}")
-    for one in now["destinations"]:
-        breaker = one["breaker"]
-        wait = f" for {breaker['seconds_left']} s" if breaker["seconds_left"] else ""
-        print(f"to        {one['platform_url']} ({one['organization']}): {one['address'] or 'portal not started'}")
-        login = "" if one["logged_in"] else ", not logged in (seclea login)"
-        print(
-            f"          breaker {breaker['state']}{wait}, {one['requests']} requests, {one['retries']} retries{login}"
-        )
-        if one["hold"]:
-            print(f"          on hold: {one['hold']}")
-        elif one["last_error"]:
-            print(f"          last answer: {one['last_error']}")
-    for kind, by_status in sorted(now["records"].items()):
-        print(f"  {kind:<22} " + ", ".join(f"{count} {name}" for name, count in sorted(by_status.items())))
-    for row in now["failed_or_held"]:
-        print(f"  {row['status']}: {row['kind']} {row['name'] or row['record']}: {row['reason']}")
-    for line in now["left_out"]:
-        print(f"  left out: {line}")
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -95,7 +39,27 @@ def flush_all(timeout_seconds: float) -> int:
     if result.done:
         print(f"Durable. {result.pending} records are still to be delivered.")
         return 0
-    print("Not everything is durable: " + "; ".join(result.reasons), file=sys.stderr)
+    return _not_done("Not everything is durable.", result)
+
+
+def complete_all(timeout_seconds: float) -> int:
+    """Wait until everything of this home is delivered, or nothing more can be until a person does something."""
+    home = this_home()
+    if not home.path.exists():
+        print("Nothing was ever recorded here.")
+        return 0
+    result = complete(home, None, timeout_seconds)
+    if result.done:
+        print(f"Delivered: all {records(result.delivered)} of this home.")
+        return 0
+    return _not_done("Not everything is delivered.", result)
+
+
+def _not_done(what: str, result: Progress) -> int:
+    if result.interrupted:  # which has said so
+        return 130
+    lines = [what] + [f"  {one}" for one in result.left]
+    print("\n".join(lines), file=sys.stderr)
     return 1
 
 

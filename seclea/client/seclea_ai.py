@@ -15,6 +15,7 @@ from seclea.client import joining
 from seclea.client.credentials import Credentials, ask_for_login, given_login
 from seclea.client.lineage.known import known_datasets
 from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
+from seclea.client.reach import require_answer
 from seclea.client.run_plan import RunPlan, plan_run
 from seclea.client.training_run import TrainingRun, launcher_rank
 from seclea.client.uploading import Upload
@@ -130,12 +131,13 @@ class SecleaAI:
 
     def _check_login(self, given: Credentials | None) -> None:
         """Log in and look the organization up, if the portal answers."""
-        from seclea.client.login import log_in
-
         new = given is not None  # and so refused at this call, where it is
         try:
             if given is not None:
+                from seclea.client.login import log_in
+
                 new = log_in(self.home, self.destination, self.settings.ca_bundle, given, _LOGIN_SECONDS)
+            require_answer(self.destination.platform_url)  # else not even the packages for it are loaded
             self._api().organization_uuid(self.destination.organization)
         except PortalUnavailable as error:
             _say_once(f"{error} What is logged is kept and sent later.")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from typing import Any
 
 from seclea.api.tokens import TokenStore
 from seclea.contract import LOCAL, Home
-from seclea.errors import LedgerError, PipelineError, SecleaError
+from seclea.director.outlook import Outlook
+from seclea.errors import ConfigurationError, LedgerError, PipelineError, SecleaError
+from seclea.ledger import tallies
+from seclea.ledger.tallies import Tally
 from seclea.ledger.view import LedgerView
 from seclea.processes.rendezvous import ask
+from seclea.settings import load
 
 STATUS_VERSION = 1
 _TROUBLED = 100  # records named one by one; the counts are of all
@@ -25,19 +30,25 @@ def status(home: Home) -> dict[str, Any]:
     result: dict[str, Any] = {
         "version": STATUS_VERSION,
         "home": str(home.path),
-        "writer": {"pid": live.get("writer"), "trouble": live.get("trouble")},
+        "settings_problem": _settings_problem(),
+        "writer": {"pid": live.get("writer"), "trouble": live.get("trouble"), "started": iso(live.get("started_ns"))},
         "sender": {"pid": live.get("sender"), "restarts": live.get("sender_restarts", 0)},
         "clients": live.get("clients", []),
         "paused": live.get("paused") is not None,
         "paused_reason": live.get("paused"),
+        "paused_since": None,
+        "pauses": {"count": 0, "seconds": 0.0, "by_reason": {}},
         "usage": live.get("usage"),
         "limits": live.get("limits"),
         "records": {},
         "pending": {"records": 0, "bytes": 0},
         "delivered": {"records": 0, "points": 0, "bytes": 0},
+        "failed": 0,
+        "held": 0,
         "failed_or_held": [],
         "destinations": [],
         "left_out": [],
+        "left_out_by_reason": [],
     }
     try:
         with LedgerView(home.ledger) as view:
@@ -47,12 +58,28 @@ def status(home: Home) -> dict[str, Any]:
     return result
 
 
+def iso(ns: int | None) -> str | None:
+    """A moment as 2026-11-24T12:03:00Z."""
+    return None if not ns else dt.datetime.fromtimestamp(ns // 1_000_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _settings_problem() -> str | None:
+    """What a client that started here and now would be told of its settings: a misspelt variable, a wrong file."""
+    try:
+        load()
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
 def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home) -> None:
+    now_ns = time.time_ns()
     result["records"] = view.counts()
     records, size = view.pending()
     result["pending"] = {"records": records, "bytes": size}
     records, points, size = view.delivered()
     result["delivered"] = {"records": records, "points": points, "bytes": size}
+    result["failed"], result["held"] = tallies.troubled(view)
     result["failed_or_held"] = [
         {
             "record": row["id"],
@@ -63,24 +90,64 @@ def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home) -> None:
         }
         for row in view.troubled(limit=_TROUBLED)
     ]
+    if result["paused"]:
+        result["paused_since"] = iso(tallies.paused_since(view))
+    pauses = tallies.pauses(view, now_ns)
+    result["pauses"] = {
+        "count": sum(one.count for one in pauses),
+        "seconds": round(sum(one.seconds for one in pauses), 3),
+        "by_reason": {one.reason: {"count": one.count, "seconds": round(one.seconds, 3)} for one in pauses},
+    }
     result["left_out"] = view.left_out()
-    for row in view.destinations():
-        pending, pending_bytes = view.pending(row["id"])
-        result["destinations"].append(
-            {
-                "platform_url": row["platform_url"],
-                "auth_url": row["auth_url"],
-                "organization": row["organization"],
-                "address": _portal_address(home) if row["platform_url"] == LOCAL else row["platform_url"],
-                "logged_in": _logged_in(home, row["platform_url"], row["auth_url"]),
-                "breaker": _breaker(row["breaker"]),
-                "hold": row["hold"],
-                "last_error": view.last_error(row["id"]),
-                "requests": row["requests"],
-                "retries": row["retries"],
-                "pending": {"records": pending, "bytes": pending_bytes},
-            }
-        )
+    result["left_out_by_reason"] = [_tally(one) for one in tallies.left_out(view)]
+    result["destinations"] = [_destination(dict(row), view, home, now_ns) for row in view.destinations()]
+
+
+def _tally(tally: Tally) -> dict[str, Any]:
+    return {"reason": tally.reason, "count": tally.count, "last": iso(tally.last_ns)}
+
+
+def _destination(row: dict[str, Any], view: LedgerView, home: Home, now_ns: int) -> dict[str, Any]:
+    pending, pending_bytes = view.pending(row["id"])
+    delivered, points, delivered_bytes = view.delivered(row["id"])
+    logged_in = _logged_in(home, row["platform_url"], row["auth_url"])
+    outlook = Outlook.of_row(row, now_ns, time.monotonic())
+    why = outlook.why_nothing_moves(now_ns)
+    if not why and pending and not logged_in:
+        why = "not logged in"
+    left = outlook.next_try_seconds
+    return {
+        "platform_url": row["platform_url"],
+        "auth_url": row["auth_url"],
+        "organization": row["organization"],
+        "address": _portal_address(home) if row["platform_url"] == LOCAL else row["platform_url"],
+        "logged_in": logged_in,
+        "state": why or _state(pending, *tallies.troubled(view, row["id"])),
+        "do": _what_to_do(outlook, logged_in, pending),
+        "breaker": _breaker(outlook),
+        "hold": outlook.hold,
+        "hold_since": iso(outlook.hold_ns),
+        "last_error": view.last_error(row["id"]),
+        "failing_since": iso(outlook.trouble_ns),
+        "next_try_seconds": None if left is None else round(left, 1),
+        "requests": row["requests"],
+        "retries": row["retries"],
+        "failed_attempts": [{"reason": one.reason, "count": one.count} for one in tallies.attempts(view, row["id"])],
+        "pending": {"records": pending, "bytes": pending_bytes},
+        "delivered": {"records": delivered, "points": points, "bytes": delivered_bytes},
+    }
+
+
+def _state(pending: int, failed: int, held: int) -> str:
+    if pending:
+        return "sending"
+    return "nothing to send but what failed or is held" if failed or held else "all is delivered"
+
+
+def _what_to_do(outlook: Outlook, logged_in: bool, pending: int) -> str | None:
+    if not logged_in and (outlook.hold or pending):
+        return "seclea login"
+    return "seclea retry, once that is right" if outlook.hold else None
 
 
 def _portal_address(home: Home) -> str | None:
@@ -99,13 +166,8 @@ def _logged_in(home: Home, platform_url: str, auth_url: str) -> bool:
         return False
 
 
-def _breaker(value: str | None) -> dict[str, Any]:
+def _breaker(outlook: Outlook) -> dict[str, Any]:
     """The breaker in words: closed, open (with the seconds until the next probe), or half-open."""
-    state = json.loads(value) if value else {}
-    failures, until = state.get("failures", 0), state.get("open_until")
-    if failures < 3:
-        return {"state": "closed", "failures": failures, "seconds_left": None}
-    left = None if until is None else round(until - time.monotonic(), 1)
-    if left is not None and 0 < left <= 60:
-        return {"state": "open", "failures": failures, "seconds_left": left}
-    return {"state": "half-open", "failures": failures, "seconds_left": None}
+    left = round(outlook.next_try_seconds or 0.0, 1) if outlook.is_open else None
+    state = "open" if outlook.is_open else "half-open" if outlook.is_failing else "closed"
+    return {"state": state, "failures": outlook.failures, "seconds_left": left}

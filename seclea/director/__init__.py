@@ -1,9 +1,10 @@
 """The client's end of the pipeline: find it or start it, hand over, ask how far it is."""
 
 from seclea.director.pipeline import Pipeline, Speaker, forget_after_fork, open_pipelines, pipeline_of
-from seclea.director.progress import Progress, ask_until, progress
+from seclea.director.progress import Left, Progress, ask_until, progress
 
 __all__ = [
+    "Left",
     "Pipeline",
     "Progress",
     "Speaker",

@@ -306,11 +306,11 @@ class Pipeline:
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
-    def flush(self, timeout_seconds: float) -> bool:
-        """Wait until all that this process handed over is durable."""
+    def flush(self, timeout_seconds: float, meanwhile: Callable[[], None] | None = None) -> bool:
+        """Wait until all that this process handed over is durable; ``meanwhile`` is called every second."""
         self._tombstones_out()
         message = {"op": "flush", "ring": self._ring.ring_id, "sequence": self._ring.sequence}
-        return ask_until(self.home, message, timeout_seconds)
+        return ask_until(self.home, message, timeout_seconds, meanwhile=meanwhile)
 
     @property
     def is_open(self) -> bool:

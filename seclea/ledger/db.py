@@ -23,7 +23,7 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.errors import LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
-from seclea.ledger.view import LOCAL_ONLY, OPEN, Reader
+from seclea.ledger.view import LOCAL_ONLY, LOSSES, OPEN, Reader
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
 
 
@@ -191,10 +191,15 @@ class Ledger(Reader):
         return int(cursor.lastrowid or 0)
 
     def set_destination(self, destination: int, **columns: Any) -> None:
-        """Change a destination's state: hold, breaker, organization_uuid, extensions, last_error."""
-        allowed = {"hold", "breaker", "organization_uuid", "extensions", "last_error"}
+        """Change a destination's state: hold, breaker, organization_uuid, extensions, last_error, next_try_ns."""
+        allowed = {"hold", "breaker", "organization_uuid", "extensions", "last_error", "next_try_ns"}
         if not columns.keys() <= allowed:
             raise ValueError(f"not a destination's state: {sorted(columns.keys() - allowed)}")
+        if "hold" in columns:  # the first moment of a hold is kept while its words change
+            self._connection.execute(
+                "UPDATE destinations SET hold_ns = CASE WHEN ?1 IS NULL THEN NULL ELSE coalesce(hold_ns, ?2) END WHERE id = ?3",
+                (columns["hold"], time.time_ns(), destination),
+            )
         for name, value in columns.items():
             self._connection.execute(
                 f"UPDATE destinations SET {name} = ? WHERE id = ?",  # noqa: S608 (allow-list above)
@@ -206,6 +211,25 @@ class Ledger(Reader):
         self._connection.execute(
             "UPDATE destinations SET requests = requests + ?, retries = retries + ? WHERE id = ?",
             (requests, retries, destination),
+        )
+
+    def note_trouble(self, destination: int, reason: str, error: str, *, of_destination: bool) -> None:
+        """Count an attempt that did not come through; ``of_destination``: it was none of this record's own."""
+        self._connection.execute(
+            "INSERT INTO attempts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1", (destination, reason)
+        )
+        if of_destination:
+            self._connection.execute(
+                "UPDATE destinations SET trouble = ?, trouble_ns = coalesce(trouble_ns, ?) WHERE id = ?",
+                (error, time.time_ns(), destination),
+            )
+
+    def end_trouble(self, destination: int) -> None:
+        """The destination answered as it should."""
+        self._connection.execute(
+            "UPDATE destinations SET trouble = NULL, trouble_ns = NULL, next_try_ns = NULL"
+            " WHERE id = ? AND trouble_ns IS NOT NULL",
+            (destination,),
         )
 
     def add_stream(
@@ -485,8 +509,18 @@ class Ledger(Reader):
         assert row is not None
         return int(row[0])
 
-    def add_event(self, kind: str, detail: str) -> None:
-        """Write down something that happened to the pipeline."""
+    def add_event(
+        self, kind: str, detail: str, *, destination: int | None = None, reason: str | None = None, count: int = 1
+    ) -> None:
+        """Write down something that happened to the pipeline; what was left out with ``reason`` and ``count``."""
+        now_ns = time.time_ns()
         self._connection.execute(
-            "INSERT INTO events (time_ns, kind, detail) VALUES (?, ?, ?)", (time.time_ns(), kind, detail)
+            "INSERT INTO events (time_ns, kind, detail, destination, reason, count) VALUES (?, ?, ?, ?, ?, ?)",
+            (now_ns, kind, detail, destination, reason, count),
         )
+        if kind in LOSSES:
+            self._connection.execute(
+                "INSERT INTO losses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET count = count + excluded.count, last_ns = excluded.last_ns",
+                (destination or 0, reason or kind, count, now_ns),
+            )

@@ -27,6 +27,8 @@ LOCAL_ONLY = (
     " (local only)"  # behind the kind in the totals, behind "Completed" in counts: the portal has no place for it
 )
 
+LOSSES = ("left out", "damaged", "gap")  # kinds of events that say what is in no record
+
 
 def _to_record(row: sqlite3.Row, chunks: Sequence[tuple[str, int]] = ()) -> Record:
     return Record(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from seclea.contract import Home
 from seclea.errors import MissingExtraError, SecleaError, UsageError
+from seclea.logs import set_up_logging
 from seclea.settings.home import home_directory
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--idle-timeout", type=float, default=60.0, metavar="SECONDS", help="embedded: how long to wait"
     )
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="log to a file there, not to standard error")
     parser.add_argument("--owner-lock", type=Path, metavar="PATH", help="embedded: stay while this file is locked")
     return _answer(_serve, parser.parse_args(list(argv)))
 
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``seclea portal ...``. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="seclea portal", description="The portal: serve it, or say who may use it.")
     _serving_arguments(parser)
-    parser.set_defaults(socket=None, embedded=False, idle_timeout=60.0, owner_lock=None)
+    parser.set_defaults(socket=None, embedded=False, idle_timeout=60.0, owner_lock=None, logs=None)
     commands = parser.add_subparsers(dest="noun", metavar="COMMAND")
     for noun, what in (("user", "a user who logs in with a password"), ("org", "an organization")):
         of_noun = commands.add_parser(noun, help=f"add {what}").add_subparsers(dest="verb", required=True)
@@ -120,8 +122,11 @@ def _serve(arguments: argparse.Namespace, announce: Callable[[Portal], None] | N
     from seclea.portal.config import PortalConfig
     from seclea.portal.serve import serve
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("seclea").setLevel(logging.INFO)
+    if arguments.logs is None:
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger("seclea").setLevel(logging.INFO)
+    else:
+        set_up_logging(arguments.logs, "portal")
     serve(
         PortalConfig(
             data=_data(arguments),

@@ -278,7 +278,7 @@ def read_curve(connection: Connection, run_id: int, key: str) -> Curve:
             part.values.extend(values)
         gaps.extend(reader.gaps)
         buried.extend(reader.tombstones())
-    gaps.extend(_awaited(connection, run_id))
+    gaps.extend(awaited(connection, run_id))
     return Curve(series, gaps, buried)
 
 
@@ -353,7 +353,7 @@ class _StreamReader:
         self.gaps.append({"stream": self._head.stream, "first": first, "last": last, "reason": reason})
 
 
-def _awaited(connection: Connection, run_id: int) -> list[dict[str, Any]]:
+def awaited(connection: Connection, run_id: int) -> list[dict[str, Any]]:
     """What `finish` said there would be and has not come (yet)."""
     row = connection.execute(
         select(training_runs.c.organization_id, training_runs.c.ends).where(training_runs.c.id == run_id)

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, func, select, union
 
 from seclea.portal import lineage
+from seclea.portal.health import health_of
 from seclea.portal.lineage import Direction
 from seclea.portal.objects import (
     DATASETS,
@@ -146,6 +147,7 @@ def run(connection: Connection, scope: list[int], uuid: str) -> dict[str, Any] |
         "keys": list_keys(connection, row["id"]),
         "states": _list(connection, MODEL_STATES, scope, training_run=uuid),
         "receipts": read_receipts(connection, scope, None, shown["uuid"]),
+        "health": health_of(connection, row),
     }
 
 

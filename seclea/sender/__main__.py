@@ -13,8 +13,8 @@ from types import FrameType
 
 from seclea.contract import Home
 from seclea.errors import PipelineError
+from seclea.logs import set_up_logging
 from seclea.processes.cores import leave_no_core
-from seclea.processes.logs import set_up_logging
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import replace_writer
 from seclea.queues.queue import Queue
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     leave_no_core()
     home = Home(options.home)
     prepare(home)
-    set_up_logging(home, "sender")
+    set_up_logging(home.logs, "sender")
     lock = take_lock(home.sender_lock, _LOCK_SECONDS)
     if lock is None:
         log.info("another sender has the home")

@@ -123,6 +123,10 @@ class DestinationState:
         if requests:
             self._tell({"op": "requests", "destination": self.id, "requests": requests, "retries": retries})
 
+    def note_next_try(self, seconds: float) -> None:
+        """Tell people when it is tried again."""
+        self._tell({"op": "next try", "destination": self.id, "seconds": seconds})
+
     def has_another_login(self, login: int) -> bool:
         """Whether it is on hold as a login was refused, and ``login`` (`Api.login_generation`) is a newer one.
 

@@ -53,6 +53,7 @@ class EmbeddedPortal:
                         "--socket", os.fspath(self._home.portal_socket),
                         "--embedded",
                         "--owner-lock", os.fspath(self._home.writer_lock),
+                        "--logs", os.fspath(self._home.logs),
                     ],
                     self._home.logs / "portal.log",
                 )  # fmt: skip

@@ -206,7 +206,15 @@ class LaneWorker:
         if outcome.verdict in _SETTLED:
             self._settle(record, outcome)
             return 0.0
-        self._tools.tell({"op": "attempt", "record": record.id, "error": _words(outcome)})
+        self._tools.tell(
+            {
+                "op": "attempt",
+                "record": record.id,
+                "error": _words(outcome),
+                "verdict": outcome.verdict.value,
+                "status": outcome.status,
+            }
+        )
         log.info("%s record %d: %s", record.kind, record.id, _words(outcome))
         match outcome.verdict:
             case Verdict.HOLD:
@@ -217,6 +225,7 @@ class LaneWorker:
             case Verdict.WAIT:
                 wait_seconds = outcome.retry_after_seconds or min(next(self._delays), 5.0)
                 self._not_before = time.monotonic() + wait_seconds
+                self._state.note_next_try(wait_seconds)
                 return wait_seconds
             case Verdict.MISSING | Verdict.GAP:
                 # This stream only: its parent is not there, or the portal wants another record first.
@@ -225,6 +234,7 @@ class LaneWorker:
             case _:
                 wait_seconds = max(self._state.seconds_until_allowed(time.monotonic()), next(self._delays))
                 self._not_before = time.monotonic() + wait_seconds
+                self._state.note_next_try(wait_seconds)
                 return wait_seconds
 
     def _settle(self, record: Record, outcome: Outcome) -> None:

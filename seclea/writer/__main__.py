@@ -15,8 +15,8 @@ from typing import Any
 from seclea.contract import Home
 from seclea.errors import PipelineError, SecleaError
 from seclea.ledger.db import Ledger
+from seclea.logs import set_up_logging
 from seclea.processes.cores import leave_no_core
-from seclea.processes.logs import set_up_logging
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import ensure_writer, take_start_lock
 from seclea.queues.queue import Queue
@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     leave_no_core()
     home = Home(options.home)
     prepare(home)
-    set_up_logging(home, "writer")
+    set_up_logging(home.logs, "writer")
     lock = take_lock(home.writer_lock, _LOCK_SECONDS)
     if lock is None:
         log.info("another writer has the home")

@@ -113,7 +113,12 @@ class Recorder:
                 continue
             if sequence != taken + 1:
                 # The ring's own checks make this impossible; if it happens all the same, it must be seen.
-                self._ledger.add_event("gap", f"ring {ring.hex()}: frames {taken + 1} to {sequence - 1} are missing")
+                self._ledger.add_event(
+                    "gap",
+                    f"ring {ring.hex()}: frames {taken + 1} to {sequence - 1} are missing",
+                    reason="gap",
+                    count=max(sequence - taken - 1, 1),
+                )
                 log.error("ring %s: frames %d to %d are missing", ring.hex(), taken + 1, sequence - 1)
             taken = sequence
             if frame_type == _POINTS:
@@ -378,7 +383,14 @@ class Recorder:
         self._seal(record, stream, RecordKind.TOMBSTONE, body)
         if frame.reason == "dropped":
             self._ledger.add_dropped(ring, frame.count)
-        self._ledger.add_event("left out", f"{frame.count} {frame.kind}: {frame.reason} {frame.detail}".rstrip())
+        self._ledger.add_event(
+            "left out",
+            f"{frame.count} {frame.kind}: {frame.reason} {frame.detail}".rstrip(),
+            destination=stream.destination,
+            # What was dropped says why in a few words of ours; what is damaged says it in a sentence.
+            reason=frame.detail[:40] if frame.reason == "dropped" and frame.detail else frame.reason,
+            count=frame.count,
+        )
 
     def _leave_tombstone(self, ring: bytes, streams: dict[int, Stream], kind: str, why: str) -> None:
         if streams:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,12 @@ from seclea.records import Event, RecordKind, idempotency_key, tombstone_body
 
 # Bodies that nobody asks for again once the portal has them; entities keep theirs for look-ups and exports.
 _DROPPED_BODIES = frozenset({RecordKind.METRICS})
+# What an attempt that had no HTTP status is counted as.
+_WITHOUT_STATUS: dict[str, str] = {
+    Verdict.UNAVAILABLE: "not reachable",
+    Verdict.UNKNOWN: "no answer",
+    Verdict.HOLD: "on hold",
+}
 
 
 class Settler:
@@ -41,11 +48,24 @@ class Settler:
         if op == "outcome":
             self._outcome(int(message["record"]), message)
         elif op == "attempt":
-            self._ledger.note_attempt(int(message["record"]), str(message["error"])[:1000])
+            self._attempt(int(message["record"]), message)
         elif op == "destination":
             self._ledger.set_destination(int(message["destination"]), **message["state"])
+        elif op == "next try":
+            at_ns = time.time_ns() + int(float(message["seconds"]) * 1e9)
+            self._ledger.set_destination(int(message["destination"]), next_try_ns=at_ns)
         elif op == "requests":
             self._ledger.count_requests(int(message["destination"]), int(message["requests"]), int(message["retries"]))
+
+    def _attempt(self, record: int, message: Mapping[str, Any]) -> None:
+        error, verdict = str(message["error"])[:1000], message.get("verdict")
+        self._ledger.note_attempt(record, error)
+        row = self._ledger.record_row(record)
+        if row is not None:
+            reason = str(message.get("status") or _WITHOUT_STATUS.get(str(verdict), "other"))
+            # A parent or place that is not there yet is a matter of this stream; the portal works.
+            of_destination = verdict not in (Verdict.MISSING, Verdict.GAP)
+            self._ledger.note_trouble(row["destination"], reason, error, of_destination=of_destination)
 
     def _outcome(self, record: int, message: Mapping[str, Any]) -> None:
         if not self._ledger.is_open(record):
@@ -54,6 +74,7 @@ class Settler:
         assert row is not None
         verdict = Verdict(message["verdict"])
         detail = str(message.get("detail") or "")[:1000]
+        self._ledger.end_trouble(row["destination"])
         if verdict in (Verdict.DELIVERED, Verdict.ADOPTED, Verdict.KEPT_LOCALLY):
             self._completed(row, verdict, message)
         elif verdict is Verdict.REFUSED:

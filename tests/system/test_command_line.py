@@ -20,16 +20,21 @@ LOGS = """
 FORM = {
     "version": int,
     "home": str,
-    "writer": {"pid": int, "trouble": None},
+    "settings_problem": None,
+    "writer": {"pid": int, "trouble": None, "started": str},
     "sender": {"pid": int, "restarts": int},
     "clients": [int],
     "paused": bool,
     "paused_reason": None,
+    "paused_since": None,
+    "pauses": {"count": int, "seconds": (int, float), "by_reason": {}},
     "usage": {"memory_bytes": int, "disk_bytes": int, "free_disk_bytes": int},
     "limits": {"memory": int, "disk": int, "min_free_disk": int, "resume_below": float, "when_full": str},
     "records": dict,
     "pending": {"records": int, "bytes": int},
     "delivered": {"records": int, "points": int, "bytes": int},
+    "failed": int,
+    "held": int,
     "failed_or_held": [{"record": int, "kind": str, "name": (str, type(None)), "status": str, "reason": str}],
     "destinations": [
         {
@@ -38,15 +43,23 @@ FORM = {
             "organization": str,
             "address": str,
             "logged_in": bool,
+            "state": str,
+            "do": None,
             "breaker": {"state": str, "failures": int, "seconds_left": (float, type(None))},
             "hold": None,
+            "hold_since": None,
             "last_error": None,
+            "failing_since": None,
+            "next_try_seconds": (float, type(None)),
             "requests": int,
             "retries": int,
+            "failed_attempts": [{"reason": str, "count": int}],
             "pending": {"records": int, "bytes": int},
+            "delivered": {"records": int, "points": int, "bytes": int},
         }
     ],
     "left_out": [str],
+    "left_out_by_reason": [{"reason": str, "count": int, "last": str}],
 }
 
 
@@ -81,7 +94,8 @@ def test_status_as_json_has_exactly_the_documented_keys(home: PipelineHome, port
     script.hear()
     now = status(home, 1)
     check_form(now, FORM)
-    assert now["writer"] == {"pid": home.writer_pid(), "trouble": None}
+    assert now["writer"]["pid"] == home.writer_pid()  # type: ignore[index]
+    assert (now["failed"], now["held"]) == (1, 2)
     assert now["sender"] == {"pid": home.sender_pid(), "restarts": 0}
     assert now["clients"] == [script.pid]
     assert now["records"] == {
@@ -107,7 +121,10 @@ def test_status_as_json_has_exactly_the_documented_keys(home: PipelineHome, port
 def test_status_tells_a_home_that_never_was_from_one_that_is_stopped(home: PipelineHome) -> None:
     now = status(home)
     assert now["ledger"] == f"There is no ledger at {home.home.ledger} yet."
-    assert (now["writer"], now["records"]) == ({"pid": None, "trouble": None}, {})
+    assert (now["writer"], now["records"]) == (
+        {"pid": None, "trouble": None, "started": None},
+        {},
+    )
     assert not home.path.exists(), "looking makes nothing"
     home.log_in(home.closed_url)  # or it would be on hold
     home.run(LOGS)
@@ -117,8 +134,8 @@ def test_status_tells_a_home_that_never_was_from_one_that_is_stopped(home: Pipel
     assert now["pending"]["records"] == 4  # type: ignore[index]
     text = home.command("status")
     assert text.returncode == 0
-    assert "not running" in text.stdout
-    assert "pending   4 records" in text.stdout
+    assert "\npipeline   not running; 4 records wait for its next start" in text.stdout
+    assert " 4 records (" in text.stdout and ") pending, 0 records (0B) delivered" in text.stdout
 
 
 def test_flush_waits_for_every_client_of_the_home(home: PipelineHome) -> None:

@@ -229,7 +229,7 @@ def test_what_may_come_through_later_is_tried_again_and_the_attempt_noted(bench:
     bench.portal.script.append(Outcome(verdict, 503, "busy", retry_after_seconds=0.01))
     assert bench.run(bench.ordered) > 0
     assert [message for message in bench.told if message["op"] == "attempt"] == [
-        {"op": "attempt", "record": 1, "error": "503 busy"}
+        {"op": "attempt", "record": 1, "error": "503 busy", "verdict": verdict.value, "status": 503}
     ]
     bench.ordered._not_before = 0.0
     bench.run(bench.ordered)

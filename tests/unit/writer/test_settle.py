@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from seclea.ledger import tallies
 from tests.unit.writer.chain import check_ledger
 from tests.unit.writer.client import Client, Desk, Model, dataset, state
 
@@ -172,3 +173,47 @@ def test_an_attempt_is_counted_with_its_words(desk: Desk, job: dict[str, int]) -
 def test_a_state_that_no_destination_has_is_refused(desk: Desk, job: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="hold; DROP"), desk.ledger.transaction():
         desk.settler.apply({"op": "destination", "destination": 1, "state": {"hold; DROP": "x"}})
+
+
+def test_attempts_that_did_not_come_through_are_counted_and_dated_until_one_does(
+    desk: Desk, job: dict[str, int]
+) -> None:
+    def attempt(error: str, **more: object) -> None:
+        with desk.ledger.transaction():
+            desk.settler.apply({"op": "attempt", "record": job["project"], "error": error, **more})
+
+    attempt("409 first another one", verdict="gap", status=409)
+    (row,) = desk.ledger.destinations()
+    assert row["trouble"] is None, "a gap is a matter of its stream"
+    attempt("503 busy", verdict="unavailable", status=503)
+    (row,) = desk.ledger.destinations()
+    since_ns = row["trouble_ns"]
+    attempt("connection refused", verdict="unavailable", status=0)
+    attempt("503 busy", verdict="unavailable", status=503)
+    with desk.ledger.transaction():
+        desk.settler.apply({"op": "next try", "destination": row["id"], "seconds": 40.0})
+    (row,) = desk.ledger.destinations()
+    assert (row["trouble"], row["trouble_ns"]) == ("503 busy", since_ns)
+    assert row["next_try_ns"] > since_ns
+    assert [(one.reason, one.count) for one in tallies.attempts(desk.ledger, row["id"])] == [
+        ("503", 2), ("409", 1), ("not reachable", 1),
+    ]  # fmt: skip
+    desk.settle(job["project"], "delivered", receipt={}, streams=True)
+    (row,) = desk.ledger.destinations()
+    assert (row["trouble"], row["trouble_ns"], row["next_try_ns"]) == (None, None, None)
+    assert sum(one.count for one in tallies.attempts(desk.ledger, row["id"])) == 4, "what was stays counted"
+
+
+def test_a_hold_keeps_its_first_moment_while_its_words_change(desk: Desk, job: dict[str, int]) -> None:
+    def hold(reason: str | None) -> int | None:
+        with desk.ledger.transaction():
+            desk.settler.apply({"op": "destination", "destination": 1, "state": {"hold": reason}})
+        since_ns: int | None = desk.ledger.destinations()[0]["hold_ns"]
+        return since_ns
+
+    began_ns = hold("not logged in")
+    assert began_ns is not None
+    assert hold("not logged in, still") == began_ns
+    assert hold(None) is None
+    again_ns = hold("the account")
+    assert again_ns is not None and again_ns > began_ns

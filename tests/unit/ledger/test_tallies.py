@@ -1,0 +1,77 @@
+"""Numbers by reason, from the ledger that the writer keeps."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from seclea.contract import Destination
+from seclea.ledger import migrations, tallies
+from seclea.ledger.db import Ledger
+from seclea.ledger.tallies import Tally
+from seclea.ledger.view import LedgerView
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = Ledger(tmp_path / "ledger.sqlite")
+    yield made
+    made.close()
+
+
+def event(ledger: Ledger, second: int, kind: str, detail: str = "") -> None:
+    with ledger.transaction():
+        ledger.add_event(kind, detail)
+        ledger._connection.execute("UPDATE events SET time_ns = ? WHERE id = last_insert_rowid()", (second * SECOND,))
+
+
+def test_what_was_left_out_is_summed_by_reason_destination_and_time(ledger: Ledger) -> None:
+    with ledger.transaction():
+        here = ledger.destination(Destination("https://here", "https://here", "Acme"))
+        there = ledger.destination(Destination("https://there", "https://there", "Acme"))
+        for count in (3, 4):
+            ledger.add_event("left out", "metrics", destination=here, reason="paused", count=count)
+        ledger.add_event("left out", "metrics", destination=there, reason="full", count=1)
+        ledger.add_event("gap", "of a ring, which may be of any destination", reason="gap", count=2)
+        ledger.add_event("refused", "is no loss: it is kept")
+    assert [(one.reason, one.count) for one in tallies.left_out(ledger)] == [("paused", 7), ("gap", 2), ("full", 1)]
+    assert {one.reason for one in tallies.left_out(ledger, there)} == {"gap", "full"}
+    since = tallies.left_out_since
+    assert [(one.reason, one.count) for one in since(ledger, None, 0)] == [("paused", 7), ("gap", 2), ("full", 1)]
+    assert {one.reason for one in since(ledger, there, 0)} == {"gap", "full"}
+    last_ns = max(one.last_ns for one in tallies.left_out(ledger))
+    assert since(ledger, None, last_ns + 1) == []
+    with ledger.transaction():
+        ledger._connection.execute("DELETE FROM events")
+    assert sum(one.count for one in tallies.left_out(ledger)) == 10, "the sums outlive the events"
+
+
+def test_pauses_are_counted_and_timed_by_what_was_short(ledger: Ledger) -> None:
+    event(ledger, 100, "start")
+    event(ledger, 110, "paused", "disk: 11 MB of 10 MB are in use")
+    event(ledger, 150, "resumed", "disk: 11 MB of 10 MB are in use")
+    event(ledger, 200, "paused", "memory: 70 MB of 64 MB are in use")
+    event(ledger, 205, "resumed")
+    event(ledger, 300, "paused", "disk: 12 MB of 10 MB are in use")
+    assert tallies.paused_since(ledger) == 300 * SECOND
+    assert tallies.pauses(ledger, 310 * SECOND) == [
+        Tally("disk", 2, 50.0, 300 * SECOND),
+        Tally("memory", 1, 5.0, 200 * SECOND),
+    ]
+    event(ledger, 320, "start")  # the writer was killed in the pause
+    assert tallies.paused_since(ledger) is None
+    assert tallies.pauses(ledger, 999 * SECOND)[0] == Tally("disk", 2, 60.0, 300 * SECOND)
+
+
+def test_a_ledger_that_an_older_seclea_made_has_no_numbers_and_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_then = migrations.scripts()[:3]
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "scripts", lambda: of_then)
+        Ledger(tmp_path / "ledger.sqlite").close()
+    with LedgerView(tmp_path / "ledger.sqlite") as view:
+        assert (tallies.left_out(view), tallies.attempts(view, 1), tallies.pauses(view, 0)) == ([], [], [])
+        assert tallies.troubled(view) == (0, 0)
