@@ -52,12 +52,12 @@ def ask_until(home: Home, message: dict[str, Any], timeout_seconds: float) -> bo
             return False
         try:
             answer = ask(home, {**message, "timeout": left}, left + 1.0)
-        except PipelineError as error:
+        except (PipelineError, OSError) as error:  # also where this process has no descriptor left
             log.info("%s", error)
             answer = None
         if answer is not None:
             return not answer.get("timeout")
-        with contextlib.suppress(PipelineError):
+        with contextlib.suppress(PipelineError, OSError):
             ensure_writer(home)
         time.sleep(min(0.02, max(left, 0.0)))
 
