@@ -22,6 +22,7 @@ SecleaError
 ├── QueueClosed (ValueError)               the queue was closed
 ├── LedgerError                            the home's ledger cannot be used
 │   ├── LedgerTooNewError                  upgrade seclea
+│   ├── LedgerDamagedError                 move it away whole
 │   └── LedgerFullError                    make room on the disk
 ├── PipelineError                          the background processes cannot be reached
 └── MissingExtraError (ImportError)        install an extra
@@ -136,6 +137,10 @@ class LedgerError(SecleaError):
 
 class LedgerTooNewError(LedgerError):
     """The ledger was written by a newer seclea; it is left untouched."""
+
+
+class LedgerDamagedError(LedgerError):
+    """The ledger's file is damaged, or is not the one that was opened; nothing more is written to it."""
 
 
 class LedgerFullError(LedgerError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import hmac
 import json
@@ -28,6 +29,7 @@ from seclea.errors import AuthenticationError, PortalUnavailable
 
 LOGIN_HINT = "Run `seclea login`."
 _MAX_FILE_BYTES = 64 * 1024  # two tokens and a name; more was not written by us
+_FOR_A_WHILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 
 
 class Token:
@@ -124,6 +126,7 @@ class TokenStore:
 
         Raises:
             AuthenticationError: the file can be read by others, is not ours, or is damaged.
+            PortalUnavailable: this process has no descriptor or memory left to read it.
         """
         path = self.path(auth_url)
         try:
@@ -133,6 +136,8 @@ class TokenStore:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno in _FOR_A_WHILE:  # no reason to ask for a login
+                raise PortalUnavailable(f"The token file {path} cannot be read just now: {error.strerror}.") from None
             raise _unusable(path, f"cannot be opened ({error.strerror})") from None
         try:
             facts = os.fstat(descriptor)

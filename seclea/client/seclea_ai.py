@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -25,7 +25,7 @@ from seclea.client.waiting import complete as wait_delivered
 from seclea.client.waiting import flush as wait_durable
 from seclea.contract import Destination, Home
 from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipeline_of
-from seclea.entities import Dataset, Entity, RunStatus
+from seclea.entities import Dataset, Entity, Kind, RunStatus
 from seclea.errors import (
     AuthenticationError,
     MetricError,
@@ -205,8 +205,7 @@ class SecleaAI:
             TransformationError: a step fails, changes nothing, or does not lead to the dataset; says where they differ.
             UnknownDatasetError: the chain starts from, or is joined by, a table that is no dataset of the project.
         """
-        with self._upload() as upload:
-            return upload.table(dataset, dataset_name, metadata, transformations)
+        return self._uploaded(lambda upload: upload.table(dataset, dataset_name, metadata, transformations))
 
     def upload_dataset_split(
         self,
@@ -227,17 +226,20 @@ class SecleaAI:
             UsageError: one is no table (a numpy array has no names).
             Others as for `upload_dataset`.
         """
-        with self._upload() as upload:
-            return upload.split(X, y, dataset_name, metadata, transformations)
+        return self._uploaded(lambda upload: upload.split(X, y, dataset_name, metadata, transformations))
 
-    def _upload(self) -> Upload:
+    def _uploaded(self, work: Callable[[Upload], Dataset]) -> Dataset:
         line = self._line
         line.wait_for_room()
 
         def hand_over(entity: Entity, payload: Path | None = None) -> None:
             line.store_entity(self._speaker, entity, payload=payload)
 
-        return Upload(self.home, self.project, self._known, hand_over, self.settings.limits.disk)
+        def upload() -> Dataset:  # all of it again, should the disk have been full: nothing is left of the time before
+            with Upload(self.home, self.project, self._known, hand_over, self.settings.limits.disk) as upload:
+                return work(upload)
+
+        return line.with_room(self._speaker, Kind.DATASET, upload)
 
     def start_training_run(
         self,
@@ -351,7 +353,7 @@ class SecleaAI:
                 f"A run's results are {MAX_RESULTS} metrics at most, not {len(results)}.", "Log them in parts."
             )
         self._line.wait_for_room()
-        taken = snapshot_model(model, self.home.incoming)
+        taken = self._line.with_room(self._speaker, Kind.MODEL_STATE, lambda: snapshot_model(model, self.home.incoming))
         run = None
         try:
             run = self._open_run(plan)

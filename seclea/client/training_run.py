@@ -16,8 +16,8 @@ import msgpack
 
 from seclea.client.validation import check_metrics, check_params, check_step, plain_types
 from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipeline_of, progress
-from seclea.entities import ModelState, RunStatus
-from seclea.errors import MetricError, QueueClosed, RunFinishedError, UsageError
+from seclea.entities import Kind, ModelState, RunStatus
+from seclea.errors import MetricError, PipelineError, QueueClosed, RunFinishedError, UsageError
 from seclea.frames import (
     MAX_FRAME_BYTES,
     MAX_KEY_SETS,
@@ -168,7 +168,12 @@ class TrainingRun:
                 raise
         while True:
             if not self._bound or not self._pipeline.is_open:
-                self._bind()
+                try:
+                    self._bind()
+                except PipelineError as error:  # a child whose ring finds no place
+                    if self._limits.when_full == "raise":
+                        raise
+                    return _say_once(f"log calls of this process are left out: {error}")
             pipeline = self._pipeline
             try:
                 return self._hand_over(pipeline, self._index, self._templates, found, step)
@@ -252,7 +257,10 @@ class TrainingRun:
         extra = check_params(metadata or {}, "metadata")
         step = None if step is None else check_step(step)
         self._pipeline.wait_for_room()
-        return self._store_state(snapshot_model(model, self._home.incoming), step, final, extra)
+        taken = self._pipeline.with_room(
+            self._speaker, Kind.MODEL_STATE, lambda: snapshot_model(model, self._home.incoming)
+        )
+        return self._store_state(taken, step, final, extra)
 
     def _store_state(
         self, taken: ModelSnapshot, step: int | None, final: bool, metadata: Mapping[str, Any]
@@ -320,6 +328,16 @@ class TrainingRun:
             f"Nothing can be logged to the run {self.name or self.uuid!r}: {what}.",
             "Log before finish(), or start another run.",
         )
+
+
+_said: set[str] = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        with contextlib.suppress(Exception):
+            print(f"seclea: {text}", file=sys.stderr, flush=True)
 
 
 def _rebuild(home: str, speaker: Speaker, uuid: str, name: str, owner: int, ended: str | None) -> TrainingRun:

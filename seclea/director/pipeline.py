@@ -21,11 +21,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seclea.contract import Destination, Home
 from seclea.director.progress import ask_until
 from seclea.director.room import Room
+from seclea.director.shortage import NO_ROOM, overcome, ring_when_there_is_room
 from seclea.entities import Entity, new_uuid
 from seclea.errors import PipelineError, TooLargeError
 from seclea.frames import (
@@ -46,10 +47,11 @@ from seclea.settings import Limits, Settings
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 RING_BYTES = 4 << 20
 _LOOK_NS = 2_000_000_000  # a writer that has not beaten for this long is looked for
 _BELL_NS = 50_000_000  # between two bells of one process
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,9 @@ class Pipeline:
     """This process's ring into one home. Use `pipeline_of`."""
 
     def __init__(self, home: Home, limits: Limits) -> None:
-        prepare(home)
         self.home = home
         self.limits = limits
-        self._ring = _new_ring(home, self._attend_if_asleep)
+        self._ring = ring_when_there_is_room(home, limits, lambda: _new_ring(home, self._attend_if_asleep))
         self._lock = threading.RLock()
         self._streams: dict[tuple[Speaker, str | None], int] = {}
         self._stream_numbers = itertools.count()
@@ -178,6 +179,21 @@ class Pipeline:
         self._attend_if_asleep()  # the writer that paused us may be gone; another one looks at the limits anew
         return self._room.wait(lambda: not ring.paused, meanwhile=self._attend_if_asleep)
 
+    def with_room(self, speaker: Speaker, kind: str, make: Callable[[], T]) -> T:
+        """What ``make`` makes on the home's disk. Where there is no room for it, wait as at a limit, and make it again.
+
+        Raises:
+            LoggingPaused: there is none, and the limits say not to wait (longer). Nothing was recorded, and a tombstone
+                in the session's stream says so.
+        """
+        made = overcome(self._room, make)
+        if made is not None:
+            return made[0]
+        error = self._room.paused_error(f"The {kind.replace('_', ' ')} was not recorded")
+        self._room.trouble = ""
+        self._leave_out(self.stream(speaker), kind)
+        raise error
+
     def _attend_if_asleep(self) -> None:
         if self._ring.consumer_sleeps or time.monotonic_ns() - self._ring.beat_ns > _LOOK_NS:
             self._attend()
@@ -273,7 +289,12 @@ class Pipeline:
         """Hand over a frame that may be larger than a ring takes; it then travels as a file. False: left out, counted."""
         if len(payload) <= MAX_FRAME_BYTES:
             return self.put(frame_type, payload, index)
-        path, payload = self._as_file(frame_type, payload)
+        made = overcome(self._room, lambda: self._as_file(frame_type, payload))
+        if made is None:
+            self._room.trouble = ""
+            self._leave_out(index, "metrics")
+            return False
+        path, payload = made[0]
         if self.put(FrameType.LARGE, payload, index):
             return True
         path.unlink(missing_ok=True)
@@ -283,8 +304,12 @@ class Pipeline:
         name = self._ring.ring_id.hex() + uuid_module.uuid4().hex
         path = self.home.incoming / name
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(payload)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(payload)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return path, pack_large(frame_type, name)
 
     def _put_surely(
@@ -294,9 +319,12 @@ class Pipeline:
         path = None
         as_type = frame_type
         if len(payload) > MAX_FRAME_BYTES:
-            path, payload = self._as_file(frame_type, payload)
+            whole = payload
+            made = overcome(self._room, lambda: self._as_file(frame_type, whole))
+            if made is not None:
+                path, payload = made[0]
             as_type = FrameType.LARGE
-        if self._offer(as_type, payload):
+        if (path is not None or as_type == frame_type) and self._offer(as_type, payload):
             return
         if path is not None:
             path.unlink(missing_ok=True)
@@ -379,7 +407,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
-    problem = "something removes its directories"
+    prepare(home)
+    problem = OSError(errno.ENOSPC, "something removes its directories")
     for _ in range(10):
         # A writer that leaves removes an empty directory; it may be the one that we just chose. And if a signal handler
         # forks meanwhile, parent and child make the same file.
@@ -388,13 +417,11 @@ def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
                 try:
                     return Producer.create(directory, capacity_bytes=RING_BYTES, attend=attend)
                 except OSError as error:
-                    if error.errno not in _NO_ROOM:
+                    if error.errno not in NO_ROOM:
                         raise
-                    problem = str(error)
+                    problem = error
             break
-    raise PipelineError(
-        f"There is no place for a ring of {home.path}: {problem}.", "Make room there, or set SECLEA_HOME elsewhere."
-    )
+    raise problem
 
 
 def _ring_directories(home: Home) -> list[Path]:

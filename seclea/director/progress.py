@@ -95,13 +95,13 @@ def ask_until(
         once = left if meanwhile is None else min(left, _MEANWHILE_SECONDS)
         try:
             answer = ask(home, {**message, "timeout": once}, once + 1.0)
-        except PipelineError as error:
+        except (PipelineError, OSError) as error:  # also where this process has no descriptor left
             log.info("%s", error)
             answer = None
         if answer is not None and not answer.get("timeout"):
             return True
         if answer is None:
-            with contextlib.suppress(PipelineError):
+            with contextlib.suppress(PipelineError, OSError):
                 ensure_writer(home)
             time.sleep(min(0.02, max(left, 0.0)))
         if meanwhile is not None and time.monotonic() < deadline:

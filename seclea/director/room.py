@@ -31,6 +31,7 @@ class Room:
         self._deadline: float | None = None  # of this pause; one budget for all calls and threads
         self._told = False
         self.hurry = False
+        self.trouble = ""  # what this process itself has no room for, just now
 
     def wait(self, there: Callable[[], bool], meanwhile: Callable[[], None] | None = None) -> bool:
         """Wait until ``there()``, as the limits say; whether it came to be.
@@ -67,6 +68,8 @@ class Room:
 
     def reason(self) -> str:
         """Why there is none, as far as this process can know."""
+        if self.trouble:
+            return self.trouble
         if not self._ring.paused:
             return "the background writer is behind"
         with contextlib.suppress(PipelineError):

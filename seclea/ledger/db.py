@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from seclea.contract import Destination
-from seclea.errors import LedgerError, LedgerFullError
+from seclea.errors import LedgerDamagedError, LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
 from seclea.ledger.view import LOCAL_ONLY, LOSSES, OPEN, Reader
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
+
+_BUSY_SECONDS = 0.5  # for another program that locks the file; the writer must go on to say so, and tries again
 
 
 def row_hash(
@@ -47,15 +49,19 @@ class Ledger(Reader):
         previous = os.umask(0o077)
         try:
             # Payload threads never touch it; only the writer's main thread does.
-            self._connection = sqlite3.connect(path, timeout=10.0, isolation_level=None)
+            self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             try:
                 self._set_up()
+                facts = os.stat(path)
+                self._file = facts.st_dev, facts.st_ino
             except BaseException:
                 self._connection.close()  # or its log would stay beside a file that is not to be touched
                 raise
         except sqlite3.Error as error:
-            raise LedgerError(f"The ledger {path} cannot be opened: {error}.") from None
+            raise self._in_our_words(error) or LedgerError(
+                f"The ledger {path} cannot be opened: {error}.", "It is tried again."
+            ) from None
         finally:
             os.umask(previous)
 
@@ -89,8 +95,10 @@ class Ledger(Reader):
 
         Raises:
             LedgerFullError: no room on the disk; nothing was written.
+            LedgerDamagedError: sqlite finds the file damaged, or it was taken away; nothing was written.
         """
         try:
+            self._check_file()
             self._connection.execute("BEGIN IMMEDIATE")
             yield
             self._connection.execute("COMMIT")
@@ -98,11 +106,36 @@ class Ledger(Reader):
             with contextlib.suppress(sqlite3.Error):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-                raise LedgerFullError(
-                    f"The disk of {self.path} is full.", "Make room; logging goes on by itself."
-                ) from None
+            if isinstance(error, sqlite3.Error) and (said := self._in_our_words(error)) is not None:
+                raise said from None
             raise
+
+    def _check_file(self) -> None:
+        # sqlite would go on writing to a file that no path leads to: durable for as long as we live.
+        try:
+            facts = os.stat(self.path)
+        except FileNotFoundError:
+            found = None
+        else:
+            found = facts.st_dev, facts.st_ino
+        if found != self._file:
+            raise LedgerDamagedError(
+                f"The ledger {self.path} was {'replaced' if found else 'deleted'} while it was in use.",
+                "`seclea stop`; the next job goes on with what is there.",
+            )
+
+    def _in_our_words(self, error: sqlite3.Error) -> LedgerError | None:
+        """Of what sqlite says, what has a way out that it does not name."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL or "is full" in str(error):
+            return LedgerFullError(f"The disk of {self.path} is full.", "Make room; logging goes on by itself.")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return LedgerDamagedError(
+                f"The ledger {self.path} is damaged: {error}.",
+                f"Move {self.path.name}, {self.path.name}-wal and {self.path.name}-shm away together; logging goes on"
+                " by itself, in a new one.",
+            )
+        return None
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:

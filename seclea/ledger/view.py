@@ -280,6 +280,7 @@ class LedgerView(Reader):
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         if not path.exists():
             raise LedgerError(f"There is no ledger at {path} yet.")
         try:
@@ -303,8 +304,10 @@ class LedgerView(Reader):
     def __enter__(self) -> LedgerView:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.close()
+        if isinstance(error, sqlite3.Error):
+            raise LedgerError(f"The ledger {self._path} cannot be read: {error}.") from error
 
     def close(self) -> None:
         """Give the connection back."""

@@ -51,17 +51,9 @@ def private_directory(path: Path) -> Path:
 
 
 def prepare(home: Home) -> None:
-    """Make the home's directories.
-
-    Raises:
-        PipelineError: one of them cannot be made, or is not ours alone.
-    """
+    """Make the home's directories."""
     for path in (home.path, home.spool, home.incoming, home.chunks, home.rings, home.queues, home.logs, home.runtime):
-        try:
-            private_directory(path)
-        except OSError as error:
-            hint = "Make room or mend its rights there, or set SECLEA_HOME to another directory of your own."
-            raise PipelineError(f"The home {home.path} cannot be used: {error}.", hint) from error
+        private_directory(path)
 
 
 def take_lock(path: Path, timeout_seconds: float = 0.0) -> FileLock | None:

@@ -6,6 +6,7 @@ Never a bare fork (the parent may hold CUDA, threads or locks), never multiproce
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -38,6 +39,9 @@ _KEPT = (
 )
 
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
 def child_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment for a background process: only what it needs, and the way to this very seclea."""
     kept = {name: environ[name] for name in _KEPT if name in environ}
@@ -54,9 +58,8 @@ def spawn_detached(
 
     The caller need not wait for it. The working directory is ``/``, so that the job's may vanish.
     """
-    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = _open_log(log_path)
     try:
-        os.fchmod(descriptor, 0o600)  # the umask may have been anything
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
@@ -71,3 +74,19 @@ def spawn_detached(
         )
     finally:
         os.close(descriptor)
+
+
+def _open_log(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        # The process is what makes itself heard when the disk is full; it must not need room there to start.
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o600)  # the umask may have been anything
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -64,8 +64,11 @@ def ensure_writer(home: Home) -> Started:
     """
     if ring_bell(home):
         return Started(found=True)
-    prepare(home)
-    lock = take_start_lock(home)
+    try:
+        prepare(home)
+        lock = take_start_lock(home)
+    except OSError as error:
+        raise _not_started(home, error) from error
     if lock is None:
         return Started(found=False)  # on its way
     try:
@@ -78,13 +81,17 @@ def ensure_writer(home: Home) -> Started:
             pass_fds=(lock,),
         )
     except OSError as error:
-        raise PipelineError(
-            f"The background writer of {home.path} cannot be started: {error}.", "What was logged waits in the home."
-        ) from error
+        raise _not_started(home, error) from error
     finally:
         os.close(lock)
     _reap(child)
     return Started(found=False, started=child.pid)
+
+
+def _not_started(home: Home, error: OSError) -> PipelineError:
+    return PipelineError(
+        f"The background writer of {home.path} cannot be started: {error}.", "What was logged waits in the home."
+    )
 
 
 def replace_writer(home: Home, timeout_seconds: float = 5.0) -> None:

@@ -420,10 +420,10 @@ class Queue:
                 except items.ItemLost as error:
                     self.lost += 1
                     log.error("%s", error)
-                except Exception:
-                    # What unpickling raises is raised once, with nothing else to return. A file that this process has
-                    # no descriptor or memory to read stays.
-                    if taken or not is_read:
+                except Exception as error:
+                    # What unpickling raises is raised once, with nothing else to return. What this process has no
+                    # descriptor or memory to read stays.
+                    if taken or not is_read or (isinstance(error, MemoryError) and not self._allow_pickle):
                         ring.unread()
                         file = None
                         max_items = 0
@@ -540,7 +540,10 @@ def _commit(rings: list[Consumer], files: list[Path]) -> None:
     for ring in rings:
         ring.commit()
     for file in files:
-        file.unlink(missing_ok=True)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:  # what was in it has been taken; it goes with its producer's ring
+            log.warning("%s cannot be removed: %s", file, error)
 
 
 _queues: weakref.WeakSet[Queue] = weakref.WeakSet()

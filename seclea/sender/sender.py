@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from seclea.api.connect import open_api
 from seclea.contract import Home
-from seclea.errors import LedgerError
+from seclea.errors import LedgerError, QueueFull
 from seclea.ledger.blobs import Spool
 from seclea.ledger.view import LedgerView
 from seclea.queues.queue import Queue
@@ -43,13 +44,28 @@ class Sender:
         self._states: dict[int, DestinationState] = {}
         self._threads: list[threading.Thread] = []
         self.stop_portal = False
+        self._untold: deque[dict[str, Any]] = deque()  # an outcome that is lost is a record that is never settled
+        self._telling = threading.Lock()
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Tell the writer something."""
-        self._settle_queue.put(message)
+        """Tell the writer something; kept, in order, while there is no room for it."""
+        with self._telling:
+            self._untold.append(message)
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        while self._untold:
+            try:
+                self._settle_queue.put(self._untold[0], block=False)
+            except (QueueFull, OSError, MemoryError) as error:
+                log.debug("the writer cannot be told: %s", error)
+                return
+            self._untold.popleft()
 
     def step(self) -> None:
         """Hear what the writer has said."""
+        with self._telling:
+            self._tell_all()
         messages = self._send_queue.get_many(1000, 0)
         touched: set[int] = set()
         for message in messages:

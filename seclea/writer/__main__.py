@@ -12,21 +12,24 @@ import time
 from types import FrameType
 from typing import Any
 
+from filelock import FileLock
+
 from seclea.contract import Home
 from seclea.errors import PipelineError, SecleaError
-from seclea.ledger.db import Ledger
 from seclea.logs import set_up_logging
 from seclea.processes.cores import leave_no_core
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import ensure_writer, take_start_lock
-from seclea.queues.queue import Queue
 from seclea.writer.limits import limits_from
 from seclea.writer.server import Server
 from seclea.writer.supervisor import SenderSupervisor
+from seclea.writer.waiting import WaitingRoom
 from seclea.writer.writer import Writer
 
 log = logging.getLogger("seclea.writer")
 
+_SETTLE_SECONDS = 30.0
+_SETTLE_LOOK_SECONDS = 0.5
 _LOCK_SECONDS = 15.0  # a leaving writer needs a moment; a second one that waits longer has no reason to be
 _ASKED_SECONDS = 0.005  # between steps while somebody waits for a flush
 _DRAIN_SECONDS = 2.0  # a client that logs on while we leave is not waited for; its ring keeps what is left
@@ -36,13 +39,11 @@ _LEAVE_SECONDS = 8.0  # for the sender to finish its request
 class WriterProcess:
     """A writer with its socket and its sender."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, writer: Writer, server: Server) -> None:
         self.home = home
-        send_queue = Queue(directory=home.queues / "send", allow_pickle=False)
-        settle_queue = Queue(directory=home.queues / "settle", allow_pickle=False)
-        self.writer = Writer(home, Ledger(home.ledger), send_queue, settle_queue)
-        self.writer.recover()
-        self.server = Server(home, self.handle)
+        self.writer = writer
+        self.server = server
+        server.hand_over(self.handle)
         self.sender = SenderSupervisor(home)
         self.writer.ring_sender = self.sender.ring
         self.started_ns = time.time_ns()
@@ -59,7 +60,8 @@ class WriterProcess:
             self.writer.step()
             if self.writer.is_idle(time.monotonic()) and not self.server.is_asked and self._may_leave():
                 break
-            self.server.poll(_ASKED_SECONDS if self.server.is_asked else self.writer.next_wait())
+            asked = self.server.is_asked and not self.writer.in_trouble
+            self.server.poll(_ASKED_SECONDS if asked else self.writer.next_wait())
             self.writer.wake()
             if self.server.bells != bells:
                 bells = self.server.bells
@@ -68,7 +70,10 @@ class WriterProcess:
 
     def _may_leave(self) -> bool:
         """Idle: take the start lock, unbind, look once more. A newcomer's ring is there before it asks."""
-        lock = take_start_lock(self.home)
+        try:
+            lock = take_start_lock(self.home)
+        except OSError:
+            return False  # out of descriptors: another time
         if lock is None:
             return False  # somebody is on the way
         self.server.unbind()
@@ -129,6 +134,7 @@ class WriterProcess:
             "writer": os.getpid(),
             "sender": self.sender.pid,
             "sender_restarts": self.sender.restarts,
+            "sender_trouble": self.sender.trouble or None,
             "started_ns": self.started_ns,
             "paused": writer.paused,
             "usage": writer.usage.to_json(),
@@ -140,6 +146,26 @@ class WriterProcess:
         }
 
 
+def _settle_in(home: Home) -> FileLock | None:
+    """Make the directories, take the writer lock, begin to log; None when another writer has the home.
+
+    Waits a while for a disk that is full: whoever started us takes it that we are on our way.
+
+    Raises:
+        OSError, PipelineError: the home cannot be used.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        try:
+            prepare(home)
+            set_up_logging(home.logs, "writer")
+            return take_lock(home.writer_lock, _LOCK_SECONDS)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_SETTLE_LOOK_SECONDS)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the writer of one home until it is idle or told to stop."""
     parser = argparse.ArgumentParser(prog="python -m seclea.writer")
@@ -149,28 +175,35 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o077)
     leave_no_core()
     home = Home(options.home)
-    prepare(home)
-    set_up_logging(home.logs, "writer")
-    lock = take_lock(home.writer_lock, _LOCK_SECONDS)
-    if lock is None:
-        log.info("another writer has the home")
-        return 0
     try:
-        process = WriterProcess(home)
-    except SecleaError as error:
-        log.error("%s", error)
+        lock = _settle_in(home)
+        room = WaitingRoom(home) if lock is not None else None
+    except (OSError, SecleaError) as error:
         print(error, file=sys.stderr)
         return 1
-    if options.start_lock is not None:
-        os.close(options.start_lock)
+    if lock is None or room is None:
+        log.info("another writer has the home")
+        return 0
+    here: WaitingRoom | WriterProcess = room
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        process.stopping = True
+        here.stopping = True
         ring_bell(home)  # or it would sleep on
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    writer = room.wait()
+    if writer is None:
+        log.info("the writer leaves: there is no ledger to write")
+        room.server.unbind()
+        room.server.close()
+        lock.release()
+        return 0
+    here = process = WriterProcess(home, writer, room.server)
+    process.stopping = room.stopping
+    if options.start_lock is not None:
+        os.close(options.start_lock)
     log.info("writer of %s started", home.path)
     process.run()
     log.info("writer leaves")

@@ -489,7 +489,7 @@ def _is_disk_trouble(error: Exception) -> bool:
     """Whether it is not the frame that is at fault: then the transaction fails, and the frame is taken again."""
     if isinstance(error, OSError):
         return not isinstance(error, FileNotFoundError)
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+    return isinstance(error, MemoryError | sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 def _record_kind(frame_type: int, payload: bytes) -> str:

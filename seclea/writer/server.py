@@ -47,6 +47,10 @@ class Server:
         self._listener = listen(home)
         self._selector.register(self._listener, selectors.EVENT_READ)
 
+    def hand_over(self, handler: Handler) -> None:
+        """From now on ``handler`` answers, also those who wait already."""
+        self._handler = handler
+
     @property
     def is_asked(self) -> bool:
         """Whether somebody waits for an answer."""

@@ -19,7 +19,8 @@ from seclea.processes.spawn import spawn_detached
 log = logging.getLogger(__name__)
 
 _FIRST_RETRY_SECONDS = 0.05
-_LAST_RETRY_SECONDS = 30.0
+_LAST_RETRY_SECONDS = 5.0  # whatever ended it may be over, a full disk for one
+_LAST_START_SECONDS = 2.0  # where no process can be started: costs next to nothing, and ends as soon as one can
 _END_SECONDS = 2.0  # after SIGTERM; it may be in the middle of a request
 _STEADY_SECONDS = 30.0  # a sender that lived this long was not a failed start
 
@@ -35,6 +36,8 @@ class SenderSupervisor:
         self._next_start = 0.0
         self._pause_seconds = _FIRST_RETRY_SECONDS
         self.restarts = 0
+        self.trouble = ""
+        """Why there is none, or why the last one ended; empty when all is well."""
 
     @property
     def pid(self) -> int | None:
@@ -47,8 +50,11 @@ class SenderSupervisor:
         if self._child is not None:
             code = self._child.poll()
             if code is None:
+                if self.trouble and now - self._started_at > _STEADY_SECONDS:
+                    self.trouble = ""
                 return
-            log.warning("the sender ended with %d after %.1f s", code, now - self._started_at)
+            self.trouble = f"the sender ended with {code} after {now - self._started_at:.1f} s; see sender.log"
+            log.warning("%s", self.trouble)
             self._drop()
             if now - self._started_at > _STEADY_SECONDS:
                 self._pause_seconds = _FIRST_RETRY_SECONDS
@@ -59,22 +65,28 @@ class SenderSupervisor:
             self._start(now)
 
     def _start(self, now: float) -> None:
-        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        reading = writing = -1
         try:
+            reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             self._child = spawn_detached(
                 "seclea.sender",
                 ["--home", os.fspath(self._home.path), "--lifeline", str(reading)],
                 self._home.logs / "sender.log",
                 pass_fds=(reading,),
             )
-        except OSError as error:
-            log.error("the sender cannot be started: %s", error)
-            os.close(writing)
+        except (OSError, MemoryError, subprocess.SubprocessError) as error:
+            said = f"the sender cannot be started: {error}"
+            if said != self.trouble:
+                self.trouble = said
+                log.error("%s", said)
+            if writing >= 0:
+                os.close(writing)
             self._next_start = now + self._pause_seconds
-            self._pause_seconds = min(self._pause_seconds * 2, _LAST_RETRY_SECONDS)
+            self._pause_seconds = min(self._pause_seconds * 2, _LAST_START_SECONDS)
             return
         finally:
-            os.close(reading)
+            if reading >= 0:
+                os.close(reading)
         self._lifeline = writing
         self._started_at = now
 

@@ -2,8 +2,8 @@
 
 Rule 1  Order of one step: read rings → one transaction (rows, each ring's sequence, outcomes, payloads) → commit → move the
         rings' cursors → delete files nobody needs → tell the sender. Never another order.
-Rule 2  A step that fails at the disk changes nothing and is tried again: the frames are still in the rings, the outcomes in
-        ``_outcomes``.
+Rule 2  A step that fails for want of disk, memory, descriptors or threads changes nothing and is tried again: the frames are
+        still in the rings, the outcomes in ``_outcomes``, the payloads in ``payloads``. Meanwhile logging is paused.
 Rule 3  Before deep sleep the writer says so in every ring and looks once more.
 """
 
@@ -16,12 +16,11 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from seclea.contract import Home
-from seclea.errors import LedgerFullError, QueueFull
+from seclea.errors import LedgerError, QueueClosed, QueueFull
 from seclea.ledger.blobs import Spool, StoredPayload
 from seclea.ledger.db import Ledger
 from seclea.queues import segment
@@ -29,18 +28,18 @@ from seclea.queues.queue import Queue
 from seclea.queues.ring import Consumer, RingDamaged
 from seclea.queues.wait import NapPolicy
 from seclea.writer.limits import Usage, file_bytes, free_bytes, limits_from, pause_reason, resident_bytes
+from seclea.writer.payloads import Payloads
 from seclea.writer.recorder import Recorder
 from seclea.writer.settle import Settler
+from seclea.writer.trouble import TROUBLE, TROUBLE_SECONDS, words
 
 log = logging.getLogger(__name__)
 
-PAYLOAD_THREADS = 4
 SCAN_SECONDS = 1.0  # how often rings are looked for and producers' lives checked
 LIMIT_SECONDS = 0.5  # how often usage is measured
 BUSY_FRAMES = 1000  # a ring that had this many at a look is drained again after the short nap
 NAPS = NapPolicy(nap_seconds=0.02, deep_after_seconds=1.5, deep_seconds=5.0)
 CALM_NAP_SECONDS = 0.15  # between commits while little is logged: fewer, larger batches; flush wakes us at once
-_DISK_TROUBLE = (LedgerFullError, OSError, sqlite3.OperationalError)  # to be tried again, never a reason to end
 
 
 class Writer:
@@ -62,9 +61,7 @@ class Writer:
         self.last_work = time.monotonic()
         self.last_outcome = self.last_work
         self._outcomes: deque[dict[str, Any]] = deque()
-        self._pool = ThreadPoolExecutor(PAYLOAD_THREADS, thread_name_prefix="seclea-payload")
-        self._storing: dict[Future[StoredPayload], tuple[int, str]] = {}
-        self._stored: dict[int, StoredPayload | str] = {}  # payloads that are ready, by record
+        self.payloads = Payloads(self.spool)
         self._next_scan = 0.0
         self._next_limits = 0.0
         self._left_work = False  # something to send came while we left
@@ -73,7 +70,9 @@ class Writer:
         self._busy = False
         self._closing = False
         self._trouble = ""
+        self._needless: tuple[list[str], list[str]] = [], []  # (chunks, incoming files) to be deleted
         self._told: set[int] = set()  # destinations that the send queue has named since it was seen empty
+        self._untold: set[int] = set()  # destinations that it is yet to name
 
     # -- start -----------------------------------------------------------------------------------------------------
 
@@ -85,18 +84,24 @@ class Writer:
         waiting = self.ledger.saving()
         self._note("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
         # Before the first payload thread starts: what those write is in no row yet.
-        self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
+        try:
+            self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
+        except OSError as error:  # some other start will do it
+            log.warning("the spool cannot be swept: %s", error)
         for row in waiting:
             if row["payload"]:
-                self._submit(row["id"], row["payload"])
+                self.payloads.add(row["id"], row["payload"])
         self.scan()
 
     def scan(self) -> None:
         """Find new rings; let go of those whose producer is gone and that are empty."""
         self._next_scan = time.monotonic() + SCAN_SECONDS
         known = {ring.path for ring in self.rings.values()}
-        for path in self._ring_files() - known:
-            self._attach(path)
+        try:
+            for path in self._ring_files() - known:
+                self._attach(path)
+        except TROUBLE as error:
+            self._disk_trouble(error)
         self._sweep_unfinished()
         for ring_id, ring in list(self.rings.items()):
             try:
@@ -104,7 +109,7 @@ class Writer:
                     self._let_go(ring_id, ring)
                 elif ring.is_damaged and not ring.producer_alive():
                     self._quarantine(ring_id, ring)
-            except _DISK_TROUBLE as error:
+            except TROUBLE as error:
                 self.recorder.forget()
                 log.error("ring %s waits: %s", ring_id.hex(), error)
 
@@ -136,7 +141,7 @@ class Writer:
             log.error("ring %s cannot be read: %s", path, error)
             self._unreadable.add(path)
             return
-        except OSError as error:  # out of descriptors or memory: later, perhaps
+        except (OSError, MemoryError) as error:  # out of descriptors or memory: later, perhaps
             log.warning("ring %s cannot be opened: %s", path, error)
             return
         ring.set_paused(self.paused is not None)
@@ -147,9 +152,9 @@ class Writer:
         with self.ledger.transaction():
             self.recorder.lose(ring_id, ring.pid, ring.dropped, "dropped", "its process ended")
             self.ledger.close_ring(ring_id)
-        ring.close(unlink=True)
-        del self.rings[ring_id]
+        del self.rings[ring_id]  # first: a file that cannot be removed is a ring that is found anew
         self.recorder.forget_ring(ring_id)
+        ring.close(unlink=True)
         self.spool.sweep_ring(ring_id, {row["payload"] for row in self.ledger.saving()})
 
     def _quarantine(self, ring_id: bytes, ring: Consumer) -> None:
@@ -163,7 +168,8 @@ class Writer:
             )  # what it says may be damaged too
             self.recorder.lose(ring_id, ring.pid, ring.dropped + max(frames, 1), "damaged", lost)
             self.ledger.close_ring(ring_id)
-        ring.path.rename(ring.path.with_suffix(".damaged"))
+            with contextlib.suppress(FileNotFoundError):  # done the last time, when the commit failed
+                ring.path.rename(ring.path.with_suffix(".damaged"))
         ring.close()
         del self.rings[ring_id]
         self.recorder.forget_ring(ring_id)
@@ -171,27 +177,35 @@ class Writer:
     # -- one round -------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """One round; whether there was anything to do."""
-        now = time.monotonic()
+        """One round; whether there was anything to do. Trouble with disk, memory or descriptors pauses logging."""
+        try:
+            return self._round(time.monotonic())
+        except TROUBLE as error:
+            for ring in self.rings.values():
+                ring.rewind()
+            self._disk_trouble(error)
+            return False
+
+    def _round(self, now: float) -> bool:
         if now >= self._next_scan:
             self.scan()
-        frames = {ring_id: got for ring_id, ring in self.rings.items() if (got := ring.read(20_000, 4 << 20))}
-        self._outcomes.extend(self.settle_queue.get_many(1000, 0))
-        self._collect_payloads()
-        if frames or self._outcomes or self._stored:
-            try:
-                self._commit(frames)
-            except _DISK_TROUBLE as error:
-                self._disk_trouble(error)
-                return False
-            self._trouble = ""
-            self.last_work = now
-        elif not self._storing:
-            self._trouble = ""  # nothing is left that the disk refuses
-        if now >= self._next_limits:
-            self.check_limits()
         for ring in self.rings.values():
             ring.beat(time.monotonic_ns())
+        self._submit()  # what an error right after the last commit has left
+        frames = {ring_id: got for ring_id, ring in self.rings.items() if (got := ring.read(20_000, 4 << 20))}
+        self._outcomes.extend(self.settle_queue.get_many(1000, 0))
+        if (refusal := self.payloads.collect()) is not None:
+            self._disk_trouble(refusal)
+        if frames or self._outcomes or self.payloads.stored:
+            self._commit(frames)
+            self._trouble = ""
+            self.last_work = now
+        elif not self.payloads.are_storing:
+            self._trouble = ""  # nothing is left that the disk refuses
+        self._clean_up()
+        self._tell_of_work()
+        if now >= self._next_limits:
+            self.check_limits()
         self._busy = any(len(got) >= BUSY_FRAMES for got in frames.values())
         return bool(frames)
 
@@ -205,8 +219,8 @@ class Writer:
                 self.recorder.close_batches()
                 for message in outcomes:
                     self._apply(message)
-                for record in sorted(self._stored):
-                    if self.recorder.seal_payload(record, self._stored[record]):
+                for record, stored in sorted(self.payloads.stored.items()):
+                    if self.recorder.seal_payload(record, stored):
                         finished.append(record)
                 for record in self.recorder.sealed:
                     self.settler.hold_behind(record)
@@ -228,53 +242,79 @@ class Writer:
         try:
             with self.ledger.savepoint():
                 self.settler.apply(message)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, LedgerError, sqlite3.IntegrityError) as error:
             log.error("an outcome cannot be applied (%s): %r", error, message)
 
     def _after_commit(self, finished: list[int]) -> None:
-        for record, name in self.recorder.payloads:  # first: what fails below must not lose them
-            self._submit(record, name)
-        self.recorder.payloads.clear()
-        free = self.settler.free_chunks
+        self._submit()
+        chunks, incoming = self._needless
         for record in finished:
-            stored = self._stored.pop(record)
+            stored = self.payloads.take(record)
             if isinstance(stored, StoredPayload):
                 self.spool.settled(stored.chunks)
-                free += [sha256 for sha256, _ in stored.chunks]  # altered on the way: then no row names them
-        for name in self.recorder.discarded:
-            self.spool.delete_incoming(name)
-        self.recorder.discarded.clear()
-        self.recorder.sealed.clear()
+                chunks += [sha256 for sha256, _ in stored.chunks]  # altered on the way: then no row names them
+        chunks += self.settler.free_chunks
+        incoming += self.recorder.discarded
+        self._untold |= self.recorder.touched | self.settler.touched
+        settled, recorded = self.settler, self.recorder
+        for done in (settled.free_chunks, recorded.discarded, recorded.sealed, recorded.touched, settled.touched):
+            done.clear()
+
+    def _submit(self) -> None:
+        """Have the payloads stored whose rows are committed."""
+        while self.recorder.payloads:
+            self.payloads.add(*self.recorder.payloads[0])
+            del self.recorder.payloads[0]
+
+    def _clean_up(self) -> None:
+        """Delete what the last commits left without a row."""
+        chunks, incoming = self._needless
+        while incoming:
+            self.spool.delete_incoming(incoming[-1])
+            incoming.pop()
         # What one outcome gave back another payload may have named anew in the same transaction.
-        if unused := [sha256 for sha256 in free if not self.ledger.knows_chunk(sha256)]:
+        if unused := [sha256 for sha256 in chunks if not self.ledger.knows_chunk(sha256)]:
             self.spool.delete(unused)
-            self.ledger.give_back_space()
-        free.clear()
-        touched = self.recorder.touched | self.settler.touched
-        self.recorder.touched.clear()
-        self.settler.touched.clear()
-        if not touched:
+            with contextlib.suppress(sqlite3.Error):  # a full disk has no room for it; the next one does it
+                self.ledger.give_back_space()
+        chunks.clear()
+
+    def _tell_of_work(self) -> None:
+        """Name the destinations that have new work to the sender."""
+        if not self._untold:
             return
         if self.send_queue.empty():
             self._told.clear()
-        if touched <= self._told:
+        if self._untold <= self._told:
             self.ring_sender()  # it has yet to read that
-        else:
-            self._told |= touched
-            self.tell_sender({"op": "work", "destinations": sorted(touched)})
+        elif not self.tell_sender({"op": "work", "destinations": sorted(self._untold)}):
+            return
+        self._told |= self._untold
+        self._untold.clear()
 
-    def _disk_trouble(self, error: Exception) -> None:
-        if str(error) != self._trouble:
-            self._trouble = str(error)
-            log.error("the ledger cannot be written: %s", error)
-        self._pause(f"the disk refuses: {error}")
+    def _disk_trouble(self, error: BaseException) -> None:
+        said = words(error)
+        if said != self._trouble:
+            self._trouble = said
+            log.error("tried again until it works: %s", said)
+        self._pause(said)
         self._next_limits = time.monotonic() + LIMIT_SECONDS
 
-    def tell_sender(self, message: dict[str, Any]) -> None:
-        """Put a message in the send queue. Never waits: the sender looks at the ledger by itself now and then."""
-        with contextlib.suppress(QueueFull):
+    @property
+    def in_trouble(self) -> bool:
+        """Whether something waits for the disk (or memory, or descriptors) to take it."""
+        return bool(self._trouble or self.payloads.refused)
+
+    def tell_sender(self, message: dict[str, Any]) -> bool:
+        """Put a message in the send queue; False when there is no room. Never waits, never raises for want of room."""
+        try:
             self.send_queue.put_nowait(message)
-        self.ring_sender()
+        except (QueueFull, QueueClosed, OSError, MemoryError) as error:
+            log.debug("the sender cannot be told: %s", error)
+            return False
+        finally:
+            self.ring_sender()
+        return True
 
     def lift_holds(self, destination: int | None) -> None:
         """Send again to this destination (None: to all): a person did something."""
@@ -284,35 +324,10 @@ class Writer:
                     self.ledger.set_destination(row["id"], hold=None)
         self.tell_sender({"op": "resume", "destination": destination})
 
-    # -- payloads --------------------------------------------------------------------------------------------------
-
-    def _submit(self, record: int, name: str, after_seconds: float = 0.0) -> None:
-        self._storing[self._pool.submit(self._store, name, after_seconds)] = (record, name)
-
-    def _store(self, name: str, after_seconds: float) -> StoredPayload:
-        time.sleep(after_seconds)  # in a payload thread
-        return self.spool.store(name)
-
-    def _collect_payloads(self) -> None:
-        for future in [future for future in self._storing if future.done()]:
-            record, name = self._storing.pop(future)
-            if future.cancelled():
-                continue  # we leave; its row is Saving, and the next writer saves it
-            error = future.exception()
-            if error is None:
-                self._stored[record] = future.result()
-            elif not self.spool.incoming(name).exists():
-                self._stored[record] = f"its payload {name} is gone"
-            else:
-                # The disk refuses: same as for the ledger, pause and try again.
-                self._disk_trouble(error if isinstance(error, Exception) else RuntimeError(str(error)))
-                if not self._closing:
-                    self._submit(record, name, LIMIT_SECONDS)
-
     @property
     def is_saving(self) -> bool:
         """Whether payloads are on their way into the spool."""
-        return bool(self._storing or self._stored)
+        return bool(self.payloads)
 
     # -- limits ----------------------------------------------------------------------------------------------------
 
@@ -331,7 +346,7 @@ class Writer:
         reason = pause_reason(self.usage, limits, self.paused is not None)
         if reason is not None:
             self._pause(reason)
-        elif self.paused is not None and not self._trouble:
+        elif self.paused is not None and not self.in_trouble:
             self._resume()
 
     def _pause(self, reason: str) -> None:
@@ -351,13 +366,15 @@ class Writer:
 
     def _note(self, kind: str, detail: str) -> None:
         """Write down what happened; where the disk refuses even that, the log has it."""
-        with contextlib.suppress(*_DISK_TROUBLE), self.ledger.transaction():
+        with contextlib.suppress(*TROUBLE), self.ledger.transaction():
             self.ledger.add_event(kind, detail)
 
     # -- sleep and leave -------------------------------------------------------------------------------------------
 
     def next_wait(self) -> float:
         """Seconds to wait before the next step. Says in the rings when it is a deep sleep; from then on bells are needed."""
+        if self.in_trouble:
+            return TROUBLE_SECONDS
         if self._busy or self.is_saving or self._outcomes:
             return NAPS.nap_seconds
         seconds, deep = NAPS.next_wait(time.monotonic(), self.last_work)
@@ -386,7 +403,11 @@ class Writer:
         timeout = float((self.recorder.settings or {}).get("idle_timeout_seconds", 60.0))
         if now - max(self.last_work, self.last_outcome) < timeout or self.is_saving or self.rings:
             return False
-        return not self.has_sendable_work()
+        try:
+            return not self.has_sendable_work()
+        except TROUBLE as error:
+            self._disk_trouble(error)
+            return False
 
     def has_sendable_work(self) -> bool:
         """Whether some record waits for a destination that is not on hold."""
@@ -415,9 +436,8 @@ class Writer:
     def close(self) -> None:
         """Finish what is being saved and give everything back."""
         self._closing = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._collect_payloads()
-        with contextlib.suppress(*_DISK_TROUBLE):
+        self.payloads.close()
+        with contextlib.suppress(*TROUBLE):
             self.step()
             self.scan()  # the rings of clients that have ended go with us
             self._left_work = self.has_sendable_work()

@@ -39,6 +39,7 @@ DIES = """
     import seclea.writer.__main__ as main
     from seclea.ledger import blobs, db
     from seclea.queues.ring import Consumer
+    from seclea.writer import waiting
 
     def die(*_, **__):
         os._exit(73)
@@ -180,7 +181,7 @@ class Dying(db.Ledger):
     def look(self, sql):
         if sql == "COMMIT" and self._connection.execute("SELECT 1 FROM records WHERE status = 'Saving'").fetchone():
             die()
-main.Ledger = Dying
+waiting.Ledger = Dying
 """,
             0,
             0,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seclea.contract import Destination
-from seclea.errors import LedgerError, LedgerFullError, LedgerTooNewError
+from seclea.errors import LedgerDamagedError, LedgerError, LedgerFullError, LedgerTooNewError
 from seclea.ledger import migrations
 from seclea.ledger.db import Ledger
 from seclea.ledger.view import LedgerView
@@ -84,7 +84,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_untouched(tmp_path: Path
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"some notes of mine " * 500)
     before = fingerprint(path)
-    with pytest.raises(LedgerError, match="cannot be opened"):
+    with pytest.raises(LedgerDamagedError, match=r"is damaged: file is not a database.*away together"):
         Ledger(path)
     assert fingerprint(path) == before
 

@@ -59,7 +59,7 @@ class Bench:
 
     def restart(self) -> None:
         """As after a kill -9: nothing is closed in order."""
-        self.writer._pool.shutdown()
+        self.writer.payloads.close()
         for ring in self.writer.rings.values():
             ring.close()
         self.writer.ledger._connection.close()
@@ -130,7 +130,7 @@ def test_a_chunk_that_is_given_back_and_named_again_in_one_step_stays(bench: Ben
     bench.client.entity(index, state(b"weights", run.uuid), bench.payload(b"weights"))
     bench.hand_over()
     bench.writer.step()
-    while not all(future.done() for future in bench.writer._storing):
+    while not all(future.done() for future in bench.writer.payloads._storing):
         time.sleep(0.001)
     (first,) = (number for (number,) in bench.rows("id", "kind = 'model_state' AND status = 'Transmitting'"))
     bench.writer.settle_queue.put(
