@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -250,6 +251,20 @@ class Api:
                 return Outcome(Verdict.UNKNOWN, outcome.status, "the portal's list of chunks is no list")
             lacking.update(item for item in answer if isinstance(item, str))
         return [name for name in names if name in lacking]
+
+    def head(self, stream: bytes, lane: str, *, organization: str) -> tuple[int, bytes] | Outcome:
+        """The last sequence that the portal has of a stream's lane and the chain after it; an outcome when it does not say."""
+        params = {"organization": organization, "stream": _uuid_text(stream)}
+        outcome, reply = self._exchange.call("GET", "/collection/receipts", params=params)
+        if outcome.verdict is not Verdict.DELIVERED or reply is None:
+            return outcome
+        answer = json_of(reply)
+        for item in answer if isinstance(answer, list) else ():
+            if isinstance(item, dict) and item.get("lane") == lane:
+                sequence, chain = item.get("sequence"), str(item.get("chain"))
+                if type(sequence) is int and re.fullmatch(r"[0-9a-f]{64}", chain):
+                    return sequence, bytes.fromhex(chain)
+        return Outcome(Verdict.UNKNOWN, outcome.status, "the portal's receipts do not name the stream")
 
     def put_chunk(self, sha256: str, content: bytes, *, organization: str) -> Outcome:
         """Send one chunk; the portal refuses bytes that do not hash to the name."""

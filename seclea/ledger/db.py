@@ -23,7 +23,8 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.errors import LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
-from seclea.ledger.view import LOCAL_ONLY, OPEN, Reader
+from seclea.ledger.reopening import Reopening
+from seclea.ledger.view import LOCAL_ONLY, OPEN
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
 
 
@@ -35,7 +36,7 @@ def row_hash(
     return hashlib.sha256(b"\n".join(parts)).digest()
 
 
-class Ledger(Reader):
+class Ledger(Reopening):
     """The writer's ledger: the only connection that writes, commits and checkpoints.
 
     Raises:

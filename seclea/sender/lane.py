@@ -20,7 +20,7 @@ from typing import Any
 
 from seclea.api.api import Api
 from seclea.api.replies import outcome_of
-from seclea.contract import Outcome, Verdict
+from seclea.contract import Clock, Outcome, Verdict
 from seclea.errors import (
     AuthenticationError,
     LedgerError,
@@ -35,6 +35,7 @@ from seclea.records import Lane, Record, RecordKind
 from seclea.sender.backoff import full_jitter
 from seclea.sender.breaker import LONGEST_OPEN_SECONDS
 from seclea.sender.destination import DestinationState
+from seclea.sender.rewind import Rewind, proved_by_head
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Tools:
     open_view: Callable[[], LedgerView]
     tell: Callable[[dict[str, Any]], None]
     random: Random
+    clock: Clock = time.monotonic
 
 
 class LaneWorker:
@@ -62,8 +64,11 @@ class LaneWorker:
         self._state = state
         self._lane = lane
         self._tools = tools
+        self._clock = tools.clock
         self._view: LedgerView | None = None
-        self._settled: dict[int, None] = {}  # told to the writer, perhaps not committed yet
+        self._settled: dict[int, int | None] = {}  # told to the writer, perhaps not committed yet; opened again when
+        self._reopened_ns: int | None = None  # of the record that `_next` gave last
+        self._rewind = Rewind(tools.tell)
         self._stand_ins: dict[bytes, int] = {}  # streams that wait for a tombstone at this position
         self._blocked: dict[bytes, float] = {}  # streams that must not be asked again before this time
         self._delays = full_jitter(tools.random, cap=LONGEST_OPEN_SECONDS)
@@ -104,9 +109,9 @@ class LaneWorker:
 
     def step(self) -> float:
         """Send the next record, if there is one and it may be sent; seconds to wait before the next step."""
-        if self._state.hold is not None:
+        now = self._clock()
+        if self._state.is_kept_back(now):
             return _LOOK_SECONDS
-        now = time.monotonic()
         if now < self._not_before:
             return self._not_before - now
         record, blocked = self._next(now)
@@ -114,7 +119,7 @@ class LaneWorker:
             return _BLOCKED_SECONDS if blocked else _LOOK_SECONDS
         if not self._state.make_ready():
             return _LOOK_SECONDS
-        wait_seconds = self._state.may_attempt(time.monotonic(), retry=record.retries > 0)
+        wait_seconds = self._state.may_attempt(self._clock(), retry=record.retries > 0)
         if wait_seconds > 0:
             return wait_seconds
         outcome = self._attempt(record)
@@ -137,8 +142,9 @@ class LaneWorker:
             page = view.open_records(destination, self._lane, after, _PAGE)
             for row in page:
                 seen.add(row["id"])
-                if row["id"] in self._settled:
+                if self._settled.get(row["id"], -1) == row["reopened_ns"]:
                     continue
+                self._reopened_ns = row["reopened_ns"]
                 stream = row["stream"]
                 if self._stand_ins.get(stream) == row["position"] and stream not in blocked:
                     return view.record(row["id"]), True
@@ -151,7 +157,7 @@ class LaneWorker:
                 return view.record(row["id"]), waiting
             if len(page) < _PAGE:
                 # Seen everything open: what is settled and no longer open is committed.
-                self._settled = {record: None for record in self._settled if record in seen}
+                self._settled = {record: opened for record, opened in self._settled.items() if record in seen}
                 return None, waiting
             after = page[-1]["position"]
 
@@ -168,7 +174,7 @@ class LaneWorker:
                 outcome = self._send_chunks(record, organization)
                 if outcome is not None:
                     return outcome
-            return self._tools.api.send(
+            outcome = self._tools.api.send(
                 record,
                 organization=organization,
                 references=references,
@@ -176,7 +182,13 @@ class LaneWorker:
                 read_chunk=self._tools.spool.read,
                 hashes=self._view.hashes(needs),
             )
+            if outcome.verdict is Verdict.GAP and (outcome.expected or 0) > record.first:
+                return proved_by_head(record, outcome, organization, self._tools.api, self._view)
+            return outcome
         except LedgerError as error:
+            if self._view is not None and self._view.was_delivered(record.id):
+                self._rewind.stuck(record, str(error), gone=True)
+                return Outcome(Verdict.MISSING, detail=f"the portal has lost it, and {error}")
             # The payload in the spool is damaged or gone: this record, for good, and said so.
             return Outcome(Verdict.REFUSED, detail=f"before sending: {error}")
         except UnknownOrganizationError as error:
@@ -198,7 +210,7 @@ class LaneWorker:
     # -- acting --------------------------------------------------------------------------------------------------
 
     def _act(self, record: Record, outcome: Outcome) -> float:
-        self._state.after_attempt(outcome, time.monotonic())
+        self._state.after_attempt(outcome, self._clock())
         if outcome.verdict in _SETTLED:
             self._settle(record, outcome)
             return 0.0
@@ -209,26 +221,38 @@ class LaneWorker:
                 self._state.set_hold(outcome.detail)
                 return _LOOK_SECONDS
             case Verdict.WAIT:
-                wait_seconds = outcome.retry_after_seconds or min(next(self._delays), 5.0)
-                self._not_before = time.monotonic() + wait_seconds
+                # The same request is still running there: soon. Else (a right that is not granted, a limit) as in an outage.
+                delay = min(next(self._delays), 5.0) if outcome.status == 409 else next(self._delays)
+                wait_seconds = outcome.retry_after_seconds or delay
+                self._not_before = self._clock() + wait_seconds
                 return wait_seconds
             case Verdict.MISSING | Verdict.GAP:
                 # This stream only: its parent is not there, or the portal wants another record first.
-                self._blocked[record.stream] = time.monotonic() + min(next(self._delays) + 0.2, 30.0)
+                assert self._view is not None
+                if outcome.verdict is Verdict.GAP:
+                    self._stand_ins.pop(
+                        record.stream, None
+                    )  # a tombstone that is there to be sent; others go before it
+                    self._rewind.gap(record, outcome, self._view)
+                else:
+                    for uuid in self._rewind.missing(record, outcome, self._view):
+                        self._state.remote.pop(uuid, None)
+                self._blocked[record.stream] = self._clock() + min(next(self._delays) + 0.2, 30.0)
                 return 0.0
             case _:
-                wait_seconds = max(self._state.seconds_until_allowed(time.monotonic()), next(self._delays))
-                self._not_before = time.monotonic() + wait_seconds
+                wait_seconds = max(self._state.seconds_until_allowed(self._clock()), next(self._delays))
+                self._not_before = self._clock() + wait_seconds
                 return wait_seconds
 
     def _settle(self, record: Record, outcome: Outcome) -> None:
         streams = self._tools.api.speaks("streams")
         self._delays = full_jitter(self._tools.random, cap=LONGEST_OPEN_SECONDS)
-        self._settled[record.id] = None
+        self._settled[record.id] = self._reopened_ns
         self._blocked.pop(record.stream, None)
-        if record.stands_for is not None:
-            self._stand_ins.pop(record.stream, None)
-        elif outcome.verdict is Verdict.REFUSED or (outcome.verdict is Verdict.ADOPTED and streams):
+        self._stand_ins.pop(record.stream, None)
+        if record.stands_for is None and (
+            outcome.verdict is Verdict.REFUSED or (outcome.verdict is Verdict.ADOPTED and streams)
+        ):
             # A tombstone will take this record's place; nothing behind it goes before that one. (Behind a refused run
             # nothing ever goes: the writer holds its stream.)
             assert self._view is not None
