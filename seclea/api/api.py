@@ -264,7 +264,9 @@ class Api:
                 sequence, chain = item.get("sequence"), str(item.get("chain"))
                 if type(sequence) is int and re.fullmatch(r"[0-9a-f]{64}", chain):
                     return sequence, bytes.fromhex(chain)
-        return Outcome(Verdict.UNKNOWN, outcome.status, "the portal's receipts do not name the stream")
+        if isinstance(answer, list):
+            return Outcome(Verdict.MISSING, outcome.status, "the portal has nothing of this lane")
+        return Outcome(Verdict.UNKNOWN, outcome.status, "the portal's list of receipts is no list")
 
     def put_chunk(self, sha256: str, content: bytes, *, organization: str) -> Outcome:
         """Send one chunk; the portal refuses bytes that do not hash to the name."""

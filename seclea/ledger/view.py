@@ -208,10 +208,10 @@ class Reader:
     def lane_row(
         self, stream: bytes, lane: str, *, first: int | None = None, last: int | None = None
     ) -> sqlite3.Row | None:
-        """(status, chain, reopened_ns) of the record of a lane that starts (or ends) with this sequence."""
+        """(id, status, chain, reopened_ns) of the record of a lane that starts (or ends) with this sequence."""
         column, value = ("first", first) if first is not None else ("last", last)
         return self._one(
-            "SELECT r.status, r.chain, r.reopened_ns FROM records r JOIN streams s ON s.id = r.stream"  # noqa: S608
+            "SELECT r.id, r.status, r.chain, r.reopened_ns FROM records r JOIN streams s ON s.id = r.stream"  # noqa: S608
             f" WHERE s.uuid = ? AND r.lane = ? AND r.{column} = ? AND r.chain IS NOT NULL ORDER BY r.status = 'Completed' DESC",
             (stream, lane, value),
         )
@@ -244,6 +244,15 @@ class Reader:
             (destination, lane),
         )
         return {row["uuid"]: row["position"] for row in rows}
+
+    def delivered_streams(self, destination: int, lane: str) -> list[bytes]:
+        """Streams of a destination of which the portal has acknowledged something in this lane, oldest first."""
+        rows = self._all(
+            "SELECT s.uuid FROM streams s WHERE s.destination = ? AND EXISTS (SELECT 1 FROM records r"
+            " WHERE r.stream = s.id AND r.lane = ? AND r.status = 'Completed') ORDER BY s.id",
+            (destination, lane),
+        )
+        return [row["uuid"] for row in rows]
 
     def chunks_of(self, record: int) -> list[tuple[str, int]]:
         """(sha256, bytes) of a record's payload, in order."""

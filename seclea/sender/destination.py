@@ -42,6 +42,7 @@ class DestinationState:
         self.ca_bundle: str | None = row["ca_bundle"]
         self.hold: str | None = row["hold"]
         self.remote: dict[str, str] = {}  # our uuid → the portal's, of what was sent since we started
+        self.losses = 0  # how often the portal was seen to have lost something
         self._make_ready = make_ready
         self._ready = False  # known to answer since the last attempt that came through
         self._make_organization = make_organization

@@ -69,6 +69,8 @@ class LaneWorker:
         self._settled: dict[int, int | None] = {}  # told to the writer, perhaps not committed yet; opened again when
         self._reopened_ns: int | None = None  # of the record that `_next` gave last
         self._rewind = Rewind(tools.tell)
+        self._losses = 0  # of the destination, as far as acted upon
+        self._unproved: list[bytes] = []  # streams to be compared with the portal's heads, the next one last
         self._stand_ins: dict[bytes, int] = {}  # streams that wait for a tombstone at this position
         self._blocked: dict[bytes, float] = {}  # streams that must not be asked again before this time
         self._delays = full_jitter(tools.random, cap=LONGEST_OPEN_SECONDS)
@@ -116,6 +118,8 @@ class LaneWorker:
             return self._not_before - now
         record, blocked = self._next(now)
         if record is None:
+            if self._compare_heads():
+                return 0.0
             return _BLOCKED_SECONDS if blocked else _LOOK_SECONDS
         if not self._state.make_ready():
             return _LOOK_SECONDS
@@ -124,6 +128,27 @@ class LaneWorker:
             return wait_seconds
         outcome = self._attempt(record)
         return self._act(record, outcome)
+
+    def _compare_heads(self) -> bool:
+        """Where the portal has lost something, ask it how far it has another stream; whether a request was made."""
+        assert self._view is not None
+        if self._losses != self._state.losses:
+            self._losses = self._state.losses
+            self._unproved = self._view.delivered_streams(self._state.id, self._lane)
+        if not self._unproved or self._state.may_attempt(self._clock(), retry=False) > 0:
+            return False
+        self._state.count_request(retry=False)
+        try:
+            organization = self._state.organization_uuid(self._tools.api)
+            head = self._tools.api.head(self._unproved[-1], self._lane, organization=organization)
+        except SecleaError as error:
+            head = outcome_of(error)
+        done = self._rewind.compare(self._unproved[-1], self._lane, head, self._view)
+        if done:
+            self._unproved.pop()
+        if isinstance(head, Outcome):
+            self._state.after_attempt(head, self._clock())
+        return done
 
     # -- choosing ------------------------------------------------------------------------------------------------
 
@@ -233,10 +258,11 @@ class LaneWorker:
                     self._stand_ins.pop(
                         record.stream, None
                     )  # a tombstone that is there to be sent; others go before it
-                    self._rewind.gap(record, outcome, self._view)
+                    self._state.losses += self._rewind.gap(record, outcome, self._view)
                 else:
                     for uuid in self._rewind.missing(record, outcome, self._view):
                         self._state.remote.pop(uuid, None)
+                        self._state.losses += 1
                 self._blocked[record.stream] = self._clock() + min(next(self._delays) + 0.2, 30.0)
                 return 0.0
             case _:

@@ -5,7 +5,9 @@
     lacks a parent that it acknowledged              lost there, too
     anything else                                    stuck: held, with the reason
 
-Rule 1  Nothing goes round for ever: a portal that asks `MOST_REWINDS` times for one thing that it acknowledged is not believed.
+Rule 1  Where one stream was lost others were: the portal is asked for the heads of all, so that also those are healed that
+        have nothing more to send.
+Rule 2  Nothing goes round for ever: a portal that asks `MOST_REWINDS` times for one thing that it acknowledged is not believed.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ class Rewind:
         self._tell = tell
         self._asked: dict[object, tuple[int, int | None]] = {}  # what was lost → how often, opened again when
 
-    def gap(self, record: Record, outcome: Outcome, view: LedgerView) -> None:
-        """The portal wants another record of this stream first."""
+    def gap(self, record: Record, outcome: Outcome, view: LedgerView) -> bool:
+        """The portal wants another record of this stream first; whether it has lost that one."""
         expected = outcome.expected or 0
         if expected > record.first:
             self.stuck(record, outcome.detail)
-            return
+            return False
         row = view.lane_row(record.stream, record.lane, first=expected)
         if row is None:
             self.stuck(
@@ -44,6 +46,8 @@ class Rewind:
             self.stuck(record, f"the portal expects record {expected} of this stream, which failed: `seclea retry`")
         elif row["status"] == Status.COMPLETED and self._is_news((record.stream, expected), row["reopened_ns"], record):
             self._tell({"op": "lost", "record": record.id, "expected": expected})
+            return True
+        return False
 
     def missing(self, record: Record, outcome: Outcome, view: LedgerView) -> list[str]:
         """The portal lacks a parent; those of our entities that it acknowledged and must be sent again."""
@@ -58,16 +62,30 @@ class Rewind:
             self._tell({"op": "lost entities", "entities": lost})
         return lost
 
+    def compare(self, stream: bytes, lane: str, head: tuple[int, bytes] | Outcome, view: LedgerView) -> bool:
+        """Compare the portal's head of a lane with the ledger; whether that could be done."""
+        if isinstance(head, Outcome):
+            if head.verdict is not Verdict.MISSING:
+                return False
+            head = (0, b"")
+        expected = head[0] + 1
+        row = view.lane_row(stream, lane, first=expected)
+        is_lost = row is not None and row["status"] == Status.COMPLETED
+        if row is not None and is_lost and self._is_news((stream, expected), row["reopened_ns"], None):
+            self._tell({"op": "lost", "record": row["id"], "expected": expected})
+        return True
+
     def stuck(self, record: Record, reason: str, *, gone: bool = False) -> None:
         """Nothing of this stream can go before a person has done something. ``gone``: its payload is not here any more."""
         self._tell({"op": "stuck", "record": record.id, "reason": reason, "gone": gone})
 
-    def _is_news(self, what: object, reopened_ns: int | None, record: Record) -> bool:
+    def _is_news(self, what: object, reopened_ns: int | None, record: Record | None) -> bool:
         times, opened_ns = self._asked.get(what, (0, -1))
         if opened_ns == reopened_ns:
             return False  # told, and not committed yet
         if times >= MOST_REWINDS:
-            self.stuck(record, "the portal asks again and again for what it acknowledged")
+            if record is not None:
+                self.stuck(record, "the portal asks again and again for what it acknowledged")
             return False
         self._asked[what] = (times + 1, reopened_ns)
         return True
