@@ -120,8 +120,11 @@ def after_attempt(
 
     The interval is between half and the whole of its nominal length, so that many clients do not probe in step.
     """
-    after = _after(state, verdict, now, boot_id, random)
-    return replace(after, asked_until=now + retry_after_seconds if retry_after_seconds else None)
+    # What the other lane was told holds on, whatever this one met.
+    asked = state.asked_until if state.boot_id == boot_id and (state.asked_until or now) > now else None
+    if retry_after_seconds:
+        asked = max(now + retry_after_seconds, asked or now)
+    return replace(_after(state, verdict, now, boot_id, random), asked_until=asked)
 
 
 def _after(state: BreakerState, verdict: Verdict, now: float, boot_id: str, random: Random) -> BreakerState:
