@@ -11,14 +11,13 @@ Rule 3  A portal is taken for base-only when it has no capabilities *and* answer
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from seclea.api import base_bodies
+from seclea.api import base_bodies, packing
 from seclea.api.auth import AuthService
 from seclea.api.base_bodies import ReadChunk
 from seclea.api.base_portal import BasePortal, Surroundings
@@ -49,7 +48,6 @@ _EXTENSIONS: Mapping[RecordKind, str] = {
     RecordKind.FINISH: "finish",
 }
 _ASKED_FIRST = frozenset({RecordKind.PROJECT, RecordKind.MODEL})
-_COMPRESS_BYTES = 2048  # smaller bodies are not worth the portal's time
 _ASK_CHUNKS = 1000  # in one question: 70 kB
 _MAX_PAGES = 1000  # of one list; a portal whose pages never end is stopped here
 
@@ -72,6 +70,7 @@ class Api:
         self.destination = destination
         self._capabilities: dict[str, Any] | None = None
         self._capabilities_known = False
+        self._packing: tuple[str, packing.Pack] | None = None
 
     def __repr__(self) -> str:
         return f"Api({self._session.name!r}, {self.destination.organization!r})"
@@ -100,6 +99,8 @@ class Api:
                 if not isinstance(body, dict) or not isinstance(body.get("extensions"), list):
                     raise PortalError(f"{self._session.name} describes its capabilities in an unknown way.")
                 self._capabilities = body
+                # Not for the home's own portal: packing costs both sides time, and a unix socket nothing.
+                self._packing = None if self._local else packing.choose(body.get("encodings"))
             self._capabilities_known = True
         return self._capabilities
 
@@ -289,11 +290,9 @@ class Api:
             "Idempotency-Key": record.key,
         }
         body = record.body
-        encodings = (self._capabilities or {}).get("encodings")
-        if not self._local and len(body) >= _COMPRESS_BYTES and isinstance(encodings, list) and "gzip" in encodings:
-            # Without a time in it: the same request has the same bytes at every attempt.
-            body = gzip.compress(body, compresslevel=1, mtime=0)
-            headers["Content-Encoding"] = "gzip"
+        if self._packing is not None and len(body) >= packing.WORTH_BYTES:
+            headers["Content-Encoding"], pack = self._packing
+            body = pack(body)
         return self._exchange.call(
             "POST",
             _create_path(record),
