@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+import msgpack
+
 from seclea.api import base_bodies, packing
 from seclea.api.auth import AuthService
 from seclea.api.base_bodies import ReadChunk
@@ -24,7 +26,7 @@ from seclea.api.base_portal import BasePortal, Surroundings
 from seclea.api.exchange import Exchange, json_of, text_of
 from seclea.api.lookup import Lookup
 from seclea.api.reading import Reply
-from seclea.api.replies import check_receipt, clean, error_of, is_duplicate, outcome_of
+from seclea.api.replies import NOT_JSON, check_receipt, classify, clean, error_of, is_duplicate, outcome_of
 from seclea.api.session import Session
 from seclea.contract import Destination, Outcome, Verdict
 from seclea.entities import Kind
@@ -224,6 +226,39 @@ class Api:
         is_there = is_duplicate(reply.status, json_of(reply), text_of(reply))
         return (lookup.existing() if is_there else None) or outcome
 
+    def send_metrics(
+        self, records: Sequence[Record], *, organization: str, project: str | None = None
+    ) -> list[Outcome] | None:
+        """Send batches of metrics that follow one another in a stream, in one request.
+
+        Returns:
+            What became of each up to the first that was not taken; or of the request, as if it were the first's, where no
+            portal took it. None where the portal wants them one by one (also this time only): nothing of it is known.
+        """
+        first = records[0]
+        packed = [[one.first, one.last, one.chain, one.key, one.body] for one in records]
+        body = bytes(msgpack.packb({"v": 1, "stream": _uuid_text(first.stream), "records": packed}))
+        headers = {}
+        if self._packing is not None:
+            headers["Content-Encoding"], pack = self._packing
+            body = pack(body)
+        outcome, reply = self._exchange.call(
+            "POST",
+            "/collection/metric-batches",
+            params={"organization": organization} | ({"project": project} if project else {}),
+            content=body,
+            content_type="application/msgpack",
+            headers=headers,
+        )
+        if outcome.verdict in (Verdict.REFUSED, Verdict.MISSING, Verdict.GAP):
+            return None  # it is not the records that are at fault, as far as one can see
+        if outcome.verdict is not Verdict.DELIVERED or reply is None:
+            return [outcome]
+        answers = json_of(reply)
+        if not isinstance(answers, list) or not answers:
+            return [Outcome(Verdict.UNKNOWN, outcome.status, "the portal's answers are no list")]
+        return [_answer_to(record, answer) for record, answer in zip(records, answers, strict=False)]
+
     def lookup_adopted(
         self, record: Record, *, organization: str, references: Mapping[str, str], project: str | None = None
     ) -> Outcome | None:
@@ -305,6 +340,18 @@ class Api:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def _answer_to(record: Record, answer: Any) -> Outcome:
+    """One of the answers to many batches, judged as if it had come alone."""
+    answer = answer if isinstance(answer, dict) else {}
+    status, text = answer.get("status"), str(answer.get("body", ""))
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        body = NOT_JSON
+    outcome = classify(status if type(status) is int else 0, {}, body, record.kind, text=text)
+    return check_receipt(outcome, record)
 
 
 def _kept_locally(record: Record) -> Outcome:

@@ -228,6 +228,24 @@ class Reader:
         row = self._one("SELECT receipt FROM records WHERE id = ?", (record,))
         return row is not None and row["receipt"] is not None
 
+    def following(self, record: Record, limit: int, limit_bytes: int) -> list[tuple[Record, int | None]]:
+        """Batches of metrics that follow this one in its stream and may go with it, each with when it was opened again."""
+        rows = self._all(
+            f"SELECT {_RECORD_COLUMNS}, r.reopened_ns FROM streams s JOIN records r ON r.stream = s.id"  # noqa: S608
+            " WHERE s.uuid = ? AND r.lane = ? AND r.first > ? AND r.position = r.id ORDER BY r.first LIMIT ?",
+            (record.stream, record.lane, record.first, limit),
+        )
+        found: list[tuple[Record, int | None]] = []
+        last, size = record.last, record.size
+        for row in rows:
+            size += row["size"]
+            may_go = (row["kind"], row["status"], row["hold"], row["retries"]) == ("metrics", "Transmitting", None, 0)
+            if not may_go or row["first"] != last + 1 or size > limit_bytes:
+                break
+            last = row["last"]
+            found.append((_to_record(row), row["reopened_ns"]))
+        return found
+
     def position_of(self, record: int) -> int:
         """Where a record stands in the order of sending."""
         row = self._one("SELECT position FROM records WHERE id = ?", (record,))

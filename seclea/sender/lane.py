@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from random import Random
 from typing import Any
 
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 _PAGE = 256
 _LOOK_SECONDS = 2.0  # the ledger is looked at this often even without a word from the writer
 _BLOCKED_SECONDS = 0.25  # something open waits for something else: look again soon
+_TOGETHER = 256  # batches of metrics in one request, after an outage
+_TOGETHER_BYTES = 1 << 20  # of all of them: sent in 30 s on a line of 300 kbit/s
 _SETTLED = frozenset({Verdict.DELIVERED, Verdict.ADOPTED, Verdict.KEPT_LOCALLY, Verdict.REFUSED})
 
 
@@ -67,7 +70,7 @@ class LaneWorker:
         self._clock = tools.clock
         self._view: LedgerView | None = None
         self._settled: dict[int, int | None] = {}  # told to the writer, perhaps not committed yet; opened again when
-        self._reopened_ns: int | None = None  # of the record that `_next` gave last
+        self._reopened: dict[int, int | None] = {}  # when what is being sent was opened again
         self._rewind = Rewind(tools.tell)
         self._losses = 0  # of the destination, as far as acted upon
         self._unproved: list[bytes] = []  # streams to be compared with the portal's heads, the next one last
@@ -126,8 +129,9 @@ class LaneWorker:
         wait_seconds = self._state.may_attempt(self._clock(), retry=record.retries > 0)
         if wait_seconds > 0:
             return wait_seconds
-        outcome = self._attempt(record)
-        return self._act(record, outcome)
+        for one, outcome in self._attempt(record):
+            wait_seconds = self._act(one, outcome)
+        return wait_seconds
 
     def _compare_heads(self) -> bool:
         """Where the portal has lost something, ask it how far it has another stream; whether a request was made."""
@@ -169,7 +173,7 @@ class LaneWorker:
                 seen.add(row["id"])
                 if self._settled.get(row["id"], -1) == row["reopened_ns"]:
                     continue
-                self._reopened_ns = row["reopened_ns"]
+                self._reopened = {row["id"]: row["reopened_ns"]}
                 stream = row["stream"]
                 if self._stand_ins.get(stream) == row["position"] and stream not in blocked:
                     return view.record(row["id"]), True
@@ -188,8 +192,36 @@ class LaneWorker:
 
     # -- sending -------------------------------------------------------------------------------------------------
 
-    def _attempt(self, record: Record) -> Outcome:
+    def _attempt(self, record: Record) -> list[tuple[Record, Outcome]]:
+        """Send a record, and what may go with it; what came of each that something came of."""
         self._state.count_request(retry=record.retries > 0)
+        if record.kind is RecordKind.METRICS and record.retries == 0:
+            together = self._attempt_together(record)
+            if together is not None:
+                return together
+        return [(record, self._attempt_alone(record))]
+
+    def _attempt_together(self, record: Record) -> list[tuple[Record, Outcome]] | None:
+        """Send a batch of metrics with those that follow it; None where there are none, or the portal wants it alone."""
+        assert self._view is not None
+        api = self._tools.api
+        try:
+            if not api.speaks("metric-batches"):
+                return None
+            following = self._view.following(record, _TOGETHER - 1, _TOGETHER_BYTES)
+            if not following:
+                return None
+            self._reopened |= {one.id: reopened_ns for one, reopened_ns in following}
+            records = [record, *(one for one, _ in following)]
+            organization = self._state.organization_uuid(api)
+            outcomes = api.send_metrics(records, organization=organization, project=self._view.project_of(record.id))
+        except SecleaError as error:
+            return [(record, outcome_of(error))]
+        # What the portal wants otherwise is found out with that record alone.
+        clear = list(takewhile(lambda outcome: outcome.verdict not in (Verdict.GAP, Verdict.MISSING), outcomes or ()))
+        return list(zip(records, clear, strict=False)) or None
+
+    def _attempt_alone(self, record: Record) -> Outcome:
         try:
             organization = self._state.organization_uuid(self._tools.api)
             assert self._view is not None
@@ -273,7 +305,7 @@ class LaneWorker:
     def _settle(self, record: Record, outcome: Outcome) -> None:
         streams = self._tools.api.speaks("streams")
         self._delays = full_jitter(self._tools.random, cap=LONGEST_OPEN_SECONDS)
-        self._settled[record.id] = self._reopened_ns
+        self._settled[record.id] = self._reopened.get(record.id)
         self._blocked.pop(record.stream, None)
         self._stand_ins.pop(record.stream, None)
         if record.stands_for is None and (
