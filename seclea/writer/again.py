@@ -92,11 +92,12 @@ class Again:
     def retry(self, destination: int | None = None) -> Retried:
         """Open what was refused, and what was held behind it."""
         again = left = 0
+        failed = self._ledger.failed_records(destination)
         for row in self._ledger.held_records(destination):
             if row["receipt"] is not None and row["status"] == "Transmitting":  # lost there, gone here
                 self._bury(row)
                 again += 1
-        for row in self._ledger.failed_records(destination):
+        for row in failed:
             if self._reopen(row):
                 again += 1
             else:

@@ -63,6 +63,10 @@ class Portal:
         self.sent.append(record)
         return self.script.popleft() if self.script else DELIVERED
 
+    def head(self, stream: bytes, lane: str, *, organization: str) -> tuple[int, bytes] | Outcome:
+        there = [record for record in self.sent if (record.stream, record.lane) == (stream, lane)]
+        return max((record.last, record.chain) for record in there) if there else Outcome(Verdict.MISSING)
+
     @property
     def kinds(self) -> list[str]:
         return [record.kind.value for record in self.sent]
