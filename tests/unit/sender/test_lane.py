@@ -426,6 +426,14 @@ def test_a_start_with_a_hold_asks_within_a_minute_whether_it_is_over(bench: Benc
     fresh._close_view()
 
 
+def test_what_one_lane_was_told_is_not_forgotten_when_the_other_comes_through(bench: Bench) -> None:
+    now = bench.clock()
+    bench.state.after_attempt(Outcome(Verdict.WAIT, 429, retry_after_seconds=600.0), now)
+    bench.state.after_attempt(DELIVERED, now + 1.0)  # was in flight
+    assert bench.state.may_attempt(now + 2.0, retry=False) == pytest.approx(598.0)
+    assert bench.state.may_attempt(now + 601.0, retry=False) == 0.0
+
+
 def test_a_time_that_the_portal_named_holds_for_the_other_lane_and_for_the_next_sender(bench: Bench) -> None:
     a_run(bench)
     bench.client.entity(bench.session, dataset(b"x"), bench.desk.payload(b"x"))

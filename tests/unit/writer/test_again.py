@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from seclea.contract import Outcome, Verdict
+from seclea.records import unpack_metrics
 from tests.unit.sender.test_lane import AWAY, DELIVERED, REFUSED, Bench, a_run
 from tests.unit.writer.chain import check_ledger
 from tests.unit.writer.client import Client, Desk, Model, dataset
@@ -56,7 +57,9 @@ def test_a_refused_batch_goes_again_at_the_end_of_its_stream_as_the_same_points(
     refused, stone, again, later = bench.portal.sent[2:]
     assert (refused.first, refused.last) == (stone.first, stone.last) == (2, 3)
     assert (again.first, again.last, later.first) == (4, 5, 6)
-    assert again.key != refused.key and len(again.body) == len(refused.body)
+    assert again.key != refused.key
+    moved, before = unpack_metrics(again.body), unpack_metrics(refused.body)
+    assert (moved.first, moved.last, moved.value) == (4, 5, before.value)
     assert statuses(bench, "metrics") == ["Failed", "Completed", "Completed"], "the refusal stays to be seen"
     assert bench.desk.ledger.counts()["metrics"] == {"Completed": 2}
 
