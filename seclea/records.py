@@ -66,6 +66,8 @@ class Event(StrEnum):
     REFUSED = "refused"  # the portal refused it for good
     HELD = "held"  # its parent was refused
     RETRIED = "retried"  # a person asked to send it again
+    REPLACED = "replaced"  # its place is taken by a tombstone: another record goes in its stead
+    LOST = "lost"  # the portal acknowledged it, and asks for it again
 
 
 TRANSITIONS: dict[tuple[Status, Event], Status] = {
@@ -78,7 +80,10 @@ TRANSITIONS: dict[tuple[Status, Event], Status] = {
     (Status.TRANSMITTING, Event.KEPT_LOCALLY): Status.COMPLETED,
     (Status.TRANSMITTING, Event.REFUSED): Status.FAILED,
     (Status.TRANSMITTING, Event.HELD): Status.TRANSMITTING,  # with a reason in ``hold``
+    (Status.TRANSMITTING, Event.REPLACED): Status.FAILED,  # held behind what is sent again
+    (Status.FAILED, Event.REPLACED): Status.FAILED,
     (Status.FAILED, Event.RETRIED): Status.TRANSMITTING,
+    (Status.COMPLETED, Event.LOST): Status.TRANSMITTING,
 }
 
 

@@ -11,20 +11,22 @@ Rule 3  A portal is taken for base-only when it has no capabilities *and* answer
 
 from __future__ import annotations
 
-import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from seclea.api import base_bodies
+import msgpack
+
+from seclea.api import base_bodies, packing
 from seclea.api.auth import AuthService
 from seclea.api.base_bodies import ReadChunk
 from seclea.api.base_portal import BasePortal, Surroundings
 from seclea.api.exchange import Exchange, json_of, text_of
 from seclea.api.lookup import Lookup
 from seclea.api.reading import Reply
-from seclea.api.replies import check_receipt, clean, error_of, is_duplicate, outcome_of
+from seclea.api.replies import NOT_JSON, check_receipt, classify, clean, error_of, is_duplicate, outcome_of
 from seclea.api.session import Session
 from seclea.contract import Destination, Outcome, Verdict
 from seclea.entities import Kind
@@ -48,7 +50,6 @@ _EXTENSIONS: Mapping[RecordKind, str] = {
     RecordKind.FINISH: "finish",
 }
 _ASKED_FIRST = frozenset({RecordKind.PROJECT, RecordKind.MODEL})
-_COMPRESS_BYTES = 2048  # smaller bodies are not worth the portal's time
 _ASK_CHUNKS = 1000  # in one question: 70 kB
 _MAX_PAGES = 1000  # of one list; a portal whose pages never end is stopped here
 
@@ -71,6 +72,7 @@ class Api:
         self.destination = destination
         self._capabilities: dict[str, Any] | None = None
         self._capabilities_known = False
+        self._packing: tuple[str, packing.Pack] | None = None
 
     def __repr__(self) -> str:
         return f"Api({self._session.name!r}, {self.destination.organization!r})"
@@ -107,6 +109,8 @@ class Api:
                 if not isinstance(body, dict) or not isinstance(body.get("extensions"), list):
                     raise PortalError(f"{self._session.name} describes its capabilities in an unknown way.")
                 self._capabilities = body
+                # Not for the home's own portal: packing costs both sides time, and a unix socket nothing.
+                self._packing = None if self._local else packing.choose(body.get("encodings"))
             self._capabilities_known = True
         return self._capabilities
 
@@ -230,6 +234,39 @@ class Api:
         is_there = is_duplicate(reply.status, json_of(reply), text_of(reply))
         return (lookup.existing() if is_there else None) or outcome
 
+    def send_metrics(
+        self, records: Sequence[Record], *, organization: str, project: str | None = None
+    ) -> list[Outcome] | None:
+        """Send batches of metrics that follow one another in a stream, in one request.
+
+        Returns:
+            What became of each up to the first that was not taken; or of the request, as if it were the first's, where no
+            portal took it. None where the portal wants them one by one (also this time only): nothing of it is known.
+        """
+        first = records[0]
+        packed = [[one.first, one.last, one.chain, one.key, one.body] for one in records]
+        body = bytes(msgpack.packb({"v": 1, "stream": _uuid_text(first.stream), "records": packed}))
+        headers = {}
+        if self._packing is not None:
+            headers["Content-Encoding"], pack = self._packing
+            body = pack(body)
+        outcome, reply = self._exchange.call(
+            "POST",
+            "/collection/metric-batches",
+            params={"organization": organization} | ({"project": project} if project else {}),
+            content=body,
+            content_type="application/msgpack",
+            headers=headers,
+        )
+        if outcome.verdict in (Verdict.REFUSED, Verdict.MISSING, Verdict.GAP):
+            return None  # it is not the records that are at fault, as far as one can see
+        if outcome.verdict is not Verdict.DELIVERED or reply is None:
+            return [outcome]
+        answers = json_of(reply)
+        if not isinstance(answers, list) or not answers:
+            return [Outcome(Verdict.UNKNOWN, outcome.status, "the portal's answers are no list")]
+        return [_answer_to(record, answer) for record, answer in zip(records, answers, strict=False)]
+
     def lookup_adopted(
         self, record: Record, *, organization: str, references: Mapping[str, str], project: str | None = None
     ) -> Outcome | None:
@@ -259,6 +296,22 @@ class Api:
             lacking.update(item for item in answer if isinstance(item, str))
         return [name for name in names if name in lacking]
 
+    def head(self, stream: bytes, lane: str, *, organization: str) -> tuple[int, bytes] | Outcome:
+        """The last sequence that the portal has of a stream's lane and the chain after it; an outcome when it does not say."""
+        params = {"organization": organization, "stream": _uuid_text(stream)}
+        outcome, reply = self._exchange.call("GET", "/collection/receipts", params=params)
+        if outcome.verdict is not Verdict.DELIVERED or reply is None:
+            return outcome
+        answer = json_of(reply)
+        for item in answer if isinstance(answer, list) else ():
+            if isinstance(item, dict) and item.get("lane") == lane:
+                sequence, chain = item.get("sequence"), str(item.get("chain"))
+                if type(sequence) is int and re.fullmatch(r"[0-9a-f]{64}", chain):
+                    return sequence, bytes.fromhex(chain)
+        if isinstance(answer, list):
+            return Outcome(Verdict.MISSING, outcome.status, "the portal has nothing of this lane")
+        return Outcome(Verdict.UNKNOWN, outcome.status, "the portal's list of receipts is no list")
+
     def put_chunk(self, sha256: str, content: bytes, *, organization: str) -> Outcome:
         """Send one chunk; the portal refuses bytes that do not hash to the name."""
         outcome, _ = self._exchange.call(
@@ -280,11 +333,9 @@ class Api:
             "Idempotency-Key": record.key,
         }
         body = record.body
-        encodings = (self._capabilities or {}).get("encodings")
-        if not self._local and len(body) >= _COMPRESS_BYTES and isinstance(encodings, list) and "gzip" in encodings:
-            # Without a time in it: the same request has the same bytes at every attempt.
-            body = gzip.compress(body, compresslevel=1, mtime=0)
-            headers["Content-Encoding"] = "gzip"
+        if self._packing is not None and len(body) >= packing.WORTH_BYTES:
+            headers["Content-Encoding"], pack = self._packing
+            body = pack(body)
         return self._exchange.call(
             "POST",
             _create_path(record),
@@ -297,6 +348,18 @@ class Api:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def _answer_to(record: Record, answer: Any) -> Outcome:
+    """One of the answers to many batches, judged as if it had come alone."""
+    answer = answer if isinstance(answer, dict) else {}
+    status, text = answer.get("status"), str(answer.get("body", ""))
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        body = NOT_JSON
+    outcome = classify(status if type(status) is int else 0, {}, body, record.kind, text=text)
+    return check_receipt(outcome, record)
 
 
 def _kept_locally(record: Record) -> Outcome:

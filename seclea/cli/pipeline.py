@@ -111,14 +111,21 @@ def _remove_sockets(home: Home) -> None:
 
 
 def resume() -> int:
-    """Lift holds."""
+    """Lift holds, and send again what was refused or held."""
     home = this_home()
     prepare(home)
     ensure_writer(home)
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
-        if ask(home, {"op": "resume", "destination": None}, 5.0) is not None:
-            print("Destinations on hold are tried again. Records that a portal refused stay as they are.")
+        answer = ask(home, {"op": "resume", "destination": None, "retry": True}, 5.0)
+        if answer is not None:
+            print(
+                f"Destinations on hold are tried again. Failed and held records that are sent again: {answer['again']}."
+            )
+            if answer["left"]:
+                print(
+                    f"{answer['left']} failed records cannot be: what they held is damaged, or in the way of another."
+                )
             return 0
         time.sleep(0.05)
     raise PipelineError("The background writer does not start.", f"Look at {home.logs / 'writer.log'}.")

@@ -23,7 +23,8 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.errors import LedgerDamagedError, LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
-from seclea.ledger.view import LOCAL_ONLY, LOSSES, OPEN, Reader
+from seclea.ledger.reopening import Reopening
+from seclea.ledger.view import LOCAL_ONLY, LOSSES, OPEN
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
 
 _BUSY_SECONDS = 0.5  # for another program that locks the file; the writer must go on to say so, and tries again
@@ -37,7 +38,7 @@ def row_hash(
     return hashlib.sha256(b"\n".join(parts)).digest()
 
 
-class Ledger(Reader):
+class Ledger(Reopening):
     """The writer's ledger: the only connection that writes, commits and checkpoints.
 
     Raises:

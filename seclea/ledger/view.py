@@ -124,7 +124,7 @@ class Reader:
         where = "" if destination is None else " AND destination = ?"
         values = () if destination is None else (destination,)
         result: dict[str, dict[str, int]] = {}
-        for some in (OPEN, "status = 'Failed'"):
+        for some in (OPEN, "status = 'Failed' AND sent_again IS NULL"):
             for row in self._all(
                 f"SELECT kind, status, count(*) AS n FROM records WHERE {some}{where} GROUP BY kind, status",  # noqa: S608
                 values,
@@ -161,13 +161,13 @@ class Reader:
         return row["n"], row["p"], row["b"]
 
     def troubled(self, destination: int | None = None, limit: int = 100) -> list[sqlite3.Row]:
-        """Failed and held records with their reasons, oldest first."""
+        """Failed and held records with their reasons, oldest first; without those that another record goes in the stead of."""
         where = "" if destination is None else " AND r.destination = ?"
         values: list[Any] = [] if destination is None else [destination]
         return self._all(
             "SELECT r.id, r.kind, r.status, r.destination, r.entity, r.run, r.hold, r.error, r.size, e.name FROM records r"  # noqa: S608
             " LEFT JOIN entities e ON e.uuid = r.entity"
-            " WHERE r.id IN (SELECT id FROM records WHERE status = 'Failed' UNION"
+            " WHERE r.id IN (SELECT id FROM records WHERE status = 'Failed' AND sent_again IS NULL UNION"
             f" SELECT id FROM records WHERE status = 'Transmitting' AND hold IS NOT NULL){where}"
             " ORDER BY r.id LIMIT ?",
             [*values, limit],
@@ -190,9 +190,9 @@ class Reader:
         return None if row is None else str(row["error"])
 
     def open_records(self, destination: int, lane: str, after: int, limit: int) -> list[sqlite3.Row]:
-        """Records that may be sent, in order: rows of (id, position, stream, kind). Held ones are left out."""
+        """Records that may be sent, in order: rows of (id, position, stream, kind, reopened_ns). Held ones are left out."""
         return self._all(
-            "SELECT r.id, r.position, s.uuid AS stream, r.kind"  # noqa: S608
+            "SELECT r.id, r.position, s.uuid AS stream, r.kind, r.reopened_ns"  # noqa: S608
             " FROM records r JOIN streams s ON s.id = r.stream"
             f" WHERE r.{OPEN} AND r.destination = ? AND r.lane = ? AND r.status = 'Transmitting' AND r.hold IS NULL"
             " AND r.position > ? ORDER BY r.position LIMIT ?",
@@ -207,22 +207,72 @@ class Reader:
         )
         return None if row is None else _to_record(row, self.chunks_of(record))
 
+    def lane_row(
+        self, stream: bytes, lane: str, *, first: int | None = None, last: int | None = None
+    ) -> sqlite3.Row | None:
+        """(id, status, chain, reopened_ns) of the record of a lane that starts (or ends) with this sequence."""
+        column, value = ("first", first) if first is not None else ("last", last)
+        return self._one(
+            "SELECT r.id, r.status, r.chain, r.reopened_ns FROM records r JOIN streams s ON s.id = r.stream"  # noqa: S608
+            f" WHERE s.uuid = ? AND r.lane = ? AND r.{column} = ? AND r.chain IS NOT NULL ORDER BY r.status = 'Completed' DESC",
+            (stream, lane, value),
+        )
+
+    def delivery_of(self, uuid: str) -> sqlite3.Row | None:
+        """The record by which the portal was given this entity, once it has acknowledged it."""
+        return self._one(
+            "SELECT * FROM records WHERE entity = ? AND status = 'Completed' AND kind <> 'tombstone' ORDER BY id DESC LIMIT 1",
+            (uuid,),
+        )
+
+    def was_delivered(self, record: int) -> bool:
+        """Whether the portal has acknowledged this (now open) record once."""
+        row = self._one("SELECT receipt FROM records WHERE id = ?", (record,))
+        return row is not None and row["receipt"] is not None
+
+    def following(self, record: Record, limit: int, limit_bytes: int) -> list[tuple[Record, int | None]]:
+        """Batches of metrics that follow this one in its stream and may go with it, each with when it was opened again."""
+        rows = self._all(
+            f"SELECT {_RECORD_COLUMNS}, r.reopened_ns FROM streams s JOIN records r ON r.stream = s.id"  # noqa: S608
+            " WHERE s.uuid = ? AND r.lane = ? AND r.first > ? AND r.position = r.id ORDER BY r.first LIMIT ?",
+            (record.stream, record.lane, record.first, limit),
+        )
+        found: list[tuple[Record, int | None]] = []
+        last, size = record.last, record.size
+        for row in rows:
+            size += row["size"]
+            may_go = (row["kind"], row["status"], row["hold"], row["retries"]) == ("metrics", "Transmitting", None, 0)
+            if not may_go or row["first"] != last + 1 or size > limit_bytes:
+                break
+            last = row["last"]
+            found.append((_to_record(row), row["reopened_ns"]))
+        return found
+
     def position_of(self, record: int) -> int:
         """Where a record stands in the order of sending."""
         row = self._one("SELECT position FROM records WHERE id = ?", (record,))
         return int(row["position"]) if row is not None else 0
 
     def held_streams(self, destination: int, lane: str) -> dict[bytes, int]:
-        """Streams of runs with a held record, and its position: nothing behind it may be sent. (In a session's, a tombstone
-        stands there.)
+        """Streams with a held record, and its position: nothing behind it may be sent. (In a session's, a tombstone stands
+        there; only not for what the portal lost.)
         """
         rows = self._all(
             "SELECT s.uuid, min(r.position) AS position FROM records r JOIN streams s ON s.id = r.stream"
             " WHERE r.destination = ? AND r.lane = ? AND r.status = 'Transmitting' AND r.hold IS NOT NULL"
-            " AND r.run IS NOT NULL GROUP BY s.uuid",
+            " AND (r.run IS NOT NULL OR NOT EXISTS (SELECT 1 FROM records t WHERE t.stands_for = r.id)) GROUP BY s.uuid",
             (destination, lane),
         )
         return {row["uuid"]: row["position"] for row in rows}
+
+    def delivered_streams(self, destination: int, lane: str) -> list[bytes]:
+        """Streams of a destination of which the portal has acknowledged something in this lane, oldest first."""
+        rows = self._all(
+            "SELECT s.uuid FROM streams s WHERE s.destination = ? AND EXISTS (SELECT 1 FROM records r"
+            " WHERE r.stream = s.id AND r.lane = ? AND r.status = 'Completed') ORDER BY s.id",
+            (destination, lane),
+        )
+        return [row["uuid"] for row in rows]
 
     def chunks_of(self, record: int) -> list[tuple[str, int]]:
         """(sha256, bytes) of a record's payload, in order."""

@@ -8,6 +8,8 @@ Rule 2  What cannot be kept exactly is refused with 400: NaN literals, numbers w
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import math
 import re
@@ -24,7 +26,16 @@ from starlette.requests import ClientDisconnect, Request
 from seclea.portal.config import Limits
 from seclea.portal.replies import Refusal, bad
 
-ENCODINGS = ("gzip", "identity")
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is not there
+        return False
+
+
+_ZSTD = next((name for name in ("compression.zstd", "backports.zstd") if _is_installed(name)), None)
+ENCODINGS = (*(("zstd",) if _ZSTD else ()), "gzip", "identity")
 JSON_FIELDS = frozenset(  # JSON text where they come in a form
     {"metadata", "params", "datasets", "dataset_roles", "inputs", "details", "chunks"}
 )
@@ -80,9 +91,9 @@ async def read_bytes(request: Request, limits: Limits) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("identity", ""):
         return body
-    if encoding != "gzip":
+    if encoding not in ENCODINGS:
         raise Refusal(415, f"Content-Encoding {encoding!r} is not known here.", encodings=list(ENCODINGS))
-    return _gunzip(body, limits.body_bytes)
+    return _unzstd(body, limits.body_bytes) if encoding == "zstd" else _gunzip(body, limits.body_bytes)
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
@@ -95,6 +106,23 @@ def _gunzip(body: bytes, limit: int) -> bytes:
         raise too_large(limit)
     if not unpacker.eof or unpacker.unused_data:
         raise bad("The body is no whole gzip member.")
+    return plain
+
+
+def _unzstd(body: bytes, limit: int) -> bytes:
+    assert _ZSTD is not None
+    zstd = importlib.import_module(_ZSTD)
+    # The frame says how much memory it wants; more than a body may have is nobody's of ours.
+    window = max(10, min(limit, 1 << 27).bit_length())
+    unpacker = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window})
+    try:
+        plain = bytes(unpacker.decompress(body, limit + 1))
+    except zstd.ZstdError as error:
+        raise bad(f"The body is no zstd: {error}.") from None
+    if len(plain) > limit:
+        raise too_large(limit)
+    if not unpacker.eof or unpacker.unused_data:
+        raise bad("The body is no whole zstd frame.")
     return plain
 
 

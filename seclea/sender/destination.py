@@ -12,14 +12,16 @@ from random import Random
 from typing import Any
 
 from seclea.api.api import Api
-from seclea.contract import Destination, Outcome, Verdict
+from seclea.contract import Clock, Destination, Outcome, Verdict
 from seclea.errors import UnknownOrganizationError
 from seclea.processes.liveness import boot_id
 from seclea.sender.backoff import RetryBudget
-from seclea.sender.breaker import BreakerState, Wait, after_attempt, before_attempt
+from seclea.sender.breaker import SUCCESSES, BreakerState, Wait, after_attempt, before_attempt
 
 log = logging.getLogger(__name__)
 
+HOLD_PROBE_SECONDS = 900.0  # at most so long after the hold's cause is gone; half of it at the least
+_FIRST_PROBE_SECONDS = 60.0  # after a start: short jobs probe, too
 _REPORT_SECONDS = 1.0  # counters go to the ledger at most this often
 
 
@@ -33,6 +35,7 @@ class DestinationState:
         make_ready: Callable[[], bool],
         make_organization: Callable[[str], bool],
         random: Random,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.id: int = row["id"]
         self.destination = Destination(row["platform_url"], row["auth_url"], row["organization"], row["id"])
@@ -40,11 +43,15 @@ class DestinationState:
         self.hold: str | None = row["hold"]
         self._held_login: int | None = None  # the login that was refused, where that is why it is on hold
         self.remote: dict[str, str] = {}  # our uuid → the portal's, of what was sent since we started
+        self.losses = 0  # how often the portal was seen to have lost something
         self._make_ready = make_ready
         self._ready = False  # known to answer since the last attempt that came through
         self._make_organization = make_organization
         self._tell = tell
         self._random = random
+        self._clock = clock
+        # One before us may have probed just now; and whoever starts often should not ask each time.
+        self._probe_at = clock() + random.uniform(0.5, 1.0) * _FIRST_PROBE_SECONDS
         self._lock = threading.Lock()
         self._boot = boot_id()
         self._budget = RetryBudget()
@@ -82,10 +89,21 @@ class DestinationState:
             decision = before_attempt(self._breaker, now, self._boot)
             if isinstance(decision, Wait):
                 return decision.seconds
+            if self.hold is not None:
+                if now < self._probe_at:
+                    return self._probe_at - now
+                self._probe_at = self._next_probe(now)
             if retry and (wait_seconds := self._budget.take(now)) > 0:
                 return wait_seconds
             self._set_breaker(decision.state)
             return 0.0
+
+    def _next_probe(self, now: float) -> float:
+        return now + self._random.uniform(0.5, 1.0) * HOLD_PROBE_SECONDS
+
+    def is_kept_back(self, now: float) -> bool:
+        """On hold, and it is not yet time to ask whether that is over."""
+        return self.hold is not None and now < self._probe_at
 
     def seconds_until_allowed(self, now: float) -> float:
         """How long the breaker keeps everything back; 0 when it does not."""
@@ -97,7 +115,12 @@ class DestinationState:
         """Learn from an attempt."""
         self._ready = outcome.verdict not in (Verdict.UNAVAILABLE, Verdict.UNKNOWN)
         with self._lock:
-            self._set_breaker(after_attempt(self._breaker, outcome.verdict, now, self._boot, self._random))
+            breaker = after_attempt(
+                self._breaker, outcome.verdict, now, self._boot, self._random, outcome.retry_after_seconds
+            )
+            self._set_breaker(breaker)
+        if self.hold is not None and outcome.verdict in SUCCESSES:
+            self.set_hold(None)  # paid up, upgraded, renewed: nobody had to tell us
         if now - self._reported_at > _REPORT_SECONDS:
             self.report(now)
 
@@ -119,7 +142,7 @@ class DestinationState:
         with self._lock:
             requests, retries = self._requests, self._retries
             self._requests = self._retries = 0
-            self._reported_at = time.monotonic() if now is None else now
+            self._reported_at = self._clock() if now is None else now
         if requests:
             self._tell({"op": "requests", "destination": self.id, "requests": requests, "retries": retries})
 
@@ -136,11 +159,13 @@ class DestinationState:
         return self.hold is not None and self._held_login is not None and login > max(self._held_login, 0)
 
     def set_hold(self, reason: str | None, login: int | None = None) -> None:
-        """Stop sending there until a person does something; None goes on.
+        """Stop sending there, but for a probe now and then, until a person does something; None goes on.
 
         Args:
             login: that was refused (`Api.generation_used`), where that is the reason.
         """
+        if reason is not None and self.hold is None:
+            self._probe_at = self._next_probe(self._clock())
         if reason != self.hold:
             log.warning("destination %d: %s", self.id, f"on hold: {reason}" if reason else "goes on")
         if reason is None or login is None:

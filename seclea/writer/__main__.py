@@ -118,9 +118,9 @@ class WriterProcess:
         if op == "status":
             return self.status()
         if op == "resume":
-            self.writer.lift_holds(message.get("destination"))
+            retried = self.writer.lift_holds(message.get("destination"), retry=bool(message.get("retry")))
             self.writer.last_work = time.monotonic()
-            return {"ok": True}
+            return {"ok": True, "again": retried.again, "left": retried.left}
         if op == "stop":
             self.stopping = True
             self._stop_portal = bool(message.get("portal"))

@@ -96,6 +96,11 @@ class Recorder:
         self.touched.clear()
         self.sealed.clear()
 
+    def forget_streams(self) -> None:
+        """Lanes moved without us, between two commits."""
+        self._rings.clear()
+        self._sequences.clear()
+
     def forget_ring(self, ring: bytes) -> None:
         """The ring is gone."""
         self._rings.pop(ring, None)

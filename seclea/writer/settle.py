@@ -19,8 +19,10 @@ from seclea.contract import Verdict
 from seclea.ledger.db import Ledger
 from seclea.records import Event, RecordKind, idempotency_key, tombstone_body
 
-# Bodies that nobody asks for again once the portal has them; entities keep theirs for look-ups and exports.
-_DROPPED_BODIES = frozenset({RecordKind.METRICS})
+# Of delivered metrics, for a portal that loses them (put back to an earlier copy): the newest of the home. A million points
+# are 34 MB. Entities keep their bodies for look-ups and exports; payloads go with the receipt.
+KEPT_BYTES = 64 << 20
+_KEPT_SHARE = 50  # and at most this part of the disk limit
 # What an attempt that had no HTTP status is counted as.
 _WITHOUT_STATUS: dict[str, str] = {
     Verdict.UNAVAILABLE: "not reachable",
@@ -29,18 +31,26 @@ _WITHOUT_STATUS: dict[str, str] = {
 }
 
 
+def kept_bytes(disk_limit: int) -> int:
+    """How much of delivered metrics a home keeps under this limit."""
+    return min(KEPT_BYTES, disk_limit // _KEPT_SHARE)
+
+
 class Settler:
     """Applies what the sender says, inside a transaction of the caller.
 
     Attributes:
         free_chunks: chunks that nothing refers to any more, to be deleted after the commit.
         touched: destinations that have new work (tombstones).
+        keep_bytes: of delivered metrics, the oldest of which are dropped beyond it.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.free_chunks: list[str] = []
         self.touched: set[int] = set()
+        self.keep_bytes = KEPT_BYTES
+        self._kept: int | None = None  # at least what is kept; None until asked
 
     def apply(self, message: Mapping[str, Any]) -> None:
         """Apply one message of the settle queue."""
@@ -78,15 +88,16 @@ class Settler:
         if verdict in (Verdict.DELIVERED, Verdict.ADOPTED, Verdict.KEPT_LOCALLY):
             self._completed(row, verdict, message)
         elif verdict is Verdict.REFUSED:
-            self._refused(row, detail)
+            self.give_up(row, detail)
 
     def _completed(self, row: sqlite3.Row, verdict: Verdict, message: Mapping[str, Any]) -> None:
         record, kind = row["id"], RecordKind(row["kind"])
         event = Event.KEPT_LOCALLY if verdict is Verdict.KEPT_LOCALLY else Event.DELIVERED
         kept = {"local_only": True} if event is Event.KEPT_LOCALLY else {}
         receipt = json.dumps(message.get("receipt") or kept, separators=(",", ":"))
-        keep = kind not in _DROPPED_BODIES or event is Event.KEPT_LOCALLY
-        self._ledger.complete(record, event, receipt, keep_body=keep)
+        self._ledger.complete(record, event, receipt, keep_body=True)
+        if kind is RecordKind.METRICS:
+            self._keep(row["size"])
         self.free_chunks += self._ledger.release_chunks(record)
         remote_id = message.get("remote_id")
         if row["entity"] is not None and kind is not RecordKind.TOMBSTONE:
@@ -95,13 +106,20 @@ class Settler:
             if verdict is Verdict.ADOPTED and message.get("streams"):
                 self._stand_in(row, "adopted", "the portal has it already", remote_id)
 
-    def _refused(self, row: sqlite3.Row, detail: str) -> None:
-        self._ledger.fail(row["id"], Event.REFUSED, detail)
-        self._ledger.add_event("refused", f"{row['kind']} record {row['id']}: {detail}")
+    def _keep(self, size: int) -> None:
+        """One more delivered body is kept; now and then, in one go, the oldest are dropped."""
+        self._kept = self._ledger.kept_bytes() if self._kept is None else self._kept + size
+        if self._kept > self.keep_bytes:
+            self._kept = self._ledger.drop_bodies(self.keep_bytes * 3 // 4)
+
+    def give_up(self, row: sqlite3.Row, detail: str, event: Event = Event.REFUSED) -> None:
+        """The record will not be sent (``event``: refused or damaged): a tombstone in its place, its dependents held."""
+        self._ledger.fail(row["id"], event, detail)
+        self._ledger.add_event(event.value, f"{row['kind']} record {row['id']}: {detail}")
         if row["kind"] == RecordKind.TOMBSTONE:
             return  # nothing can stand in for a tombstone: its stream waits, visibly
         if row["kind"] != RecordKind.TRAINING_RUN:
-            self._stand_in(row, "refused", detail)
+            self._stand_in(row, event.value, detail)
         if row["entity"] is not None:
             self._ledger.set_refused(row["entity"], True)
             self._hold_dependents(row["entity"], self._refusal_of(row))

@@ -27,10 +27,11 @@ from seclea.queues import segment
 from seclea.queues.queue import Queue
 from seclea.queues.ring import Consumer, RingDamaged
 from seclea.queues.wait import NapPolicy
+from seclea.writer import again
 from seclea.writer.limits import Usage, file_bytes, free_bytes, limits_from, pause_reason, resident_bytes
 from seclea.writer.payloads import Payloads
 from seclea.writer.recorder import Recorder
-from seclea.writer.settle import Settler
+from seclea.writer.settle import Settler, kept_bytes
 from seclea.writer.trouble import TROUBLE, TROUBLE_SECONDS, words
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Writer:
         self.spool = Spool(home)
         self.recorder = Recorder(ledger, self.spool)
         self.settler = Settler(ledger)
+        self.again = again.Again(ledger, self.settler)
         self.send_queue = send_queue
         self.settle_queue = settle_queue
         self.rings: dict[bytes, Consumer] = {}
@@ -217,6 +219,7 @@ class Writer:
                 for ring_id, got in frames.items():
                     self.recorder.take(ring_id, self.rings[ring_id].pid, got)
                 self.recorder.close_batches()
+                self.settler.keep_bytes = kept_bytes(limits_from(self.recorder.settings).disk)
                 for message in outcomes:
                     self._apply(message)
                 for record, stored in sorted(self.payloads.stored.items()):
@@ -241,7 +244,7 @@ class Writer:
     def _apply(self, message: dict[str, Any]) -> None:
         try:
             with self.ledger.savepoint():
-                self.settler.apply(message)
+                (self.again if message.get("op") in again.OPS else self.settler).apply(message)
         except (ValueError, KeyError, TypeError, AttributeError, LedgerError, sqlite3.IntegrityError) as error:
             log.error("an outcome cannot be applied (%s): %r", error, message)
 
@@ -316,13 +319,19 @@ class Writer:
             self.ring_sender()
         return True
 
-    def lift_holds(self, destination: int | None) -> None:
-        """Send again to this destination (None: to all): a person did something."""
+    def lift_holds(self, destination: int | None, *, retry: bool = False) -> again.Retried:
+        """Send again to this destination (None: to all): a person did something. ``retry``: also what was refused or held."""
+        retried = again.Retried()
         with self.ledger.transaction():  # whoever looks after our answer must not see the old hold
             for row in self.ledger.destinations():
                 if destination in (None, row["id"]):
                     self.ledger.set_destination(row["id"], hold=None)
+            if retry:
+                retried = self.again.retry(destination)
+        self.recorder.forget_streams()  # lanes have moved
+        self._after_commit([])
         self.tell_sender({"op": "resume", "destination": destination})
+        return retried
 
     @property
     def is_saving(self) -> bool:

@@ -98,6 +98,7 @@ class FaultPortal:
 
     def __init__(self, unix_socket: Path | None = None, certificate: tuple[Path, Path] | None = None) -> None:
         self.asked: list[Asked] = []
+        self.connections = 0  # that were accepted, ever
         self.closing = threading.Event()
         self.unix_socket = unix_socket
         self._scripts: dict[tuple[str, str], list[Script]] = {}
@@ -198,6 +199,7 @@ class _Server(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = self.socket.accept()
         with self._open_lock:
+            self.portal.connections += 1
             self._open.add(connection)
         return connection, address
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,28 @@ def test_a_large_body_is_compressed_only_where_the_portal_takes_it(rig: Rig) -> 
     api.send(rig.maker.metrics(), organization=ORGANIZATION, references={})
     assert "content-encoding" not in rig.portal.last("POST", "/collection/metrics").headers
     api.close()
+
+
+def test_zstd_is_taken_before_gzip_where_the_portal_and_the_extra_have_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zstd = pytest.importorskip("backports.zstd")
+    takes_both = Answer(200, {"version": "1", "extensions": ["streams", "metrics"], "encodings": ["gzip", "zstd"]})
+    rig.portal.on("GET", "/api/capabilities", takes_both)
+    record = rig.maker.metrics()
+    bodies = []
+    for installed in (True, False):
+        if not installed:
+            monkeypatch.setitem(sys.modules, "backports.zstd", None)
+            monkeypatch.setitem(sys.modules, "compression.zstd", None)
+        api = Api(Session(rig.portal.url), rig.auth, rig.api.destination)
+        api.send(record, organization=ORGANIZATION, references={})
+        asked = rig.portal.last("POST", "/collection/metrics")
+        bodies.append((asked.headers["content-encoding"], asked.body))
+        api.close()
+    (first, packed), (second, zipped) = bodies
+    assert (first, second) == ("zstd", "gzip")
+    assert zstd.decompress(packed) == gzip.decompress(zipped) == record.body
 
 
 def test_the_project_in_the_query_is_the_portals_where_it_has_another_id(rig: Rig) -> None:

@@ -264,6 +264,20 @@ def test_a_packed_body_is_unpacked_and_a_bomb_is_refused(client: Session, organi
     assert client.post(address, data=b"{}", headers={**headers, "Content-Encoding": "br"}).status_code == 415
 
 
+def test_a_body_packed_by_zstd_is_unpacked_and_a_bomb_is_refused(client: Session, organization: str) -> None:
+    zstd = pytest.importorskip("backports.zstd")
+    address = f"/collection/projects?organization={organization}"
+    headers = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
+    good = client.post(address, data=zstd.compress(b'{"name": "packed by zstd"}'), headers=headers)
+    assert good.status_code == 201 and good.json()["name"] == "packed by zstd"
+    assert client.post(address, data=zstd.compress(bytes(100 << 20)), headers=headers).status_code == 413
+    whole = zstd.compress(b'{"name": "cut"}')
+    for broken in (b"no zstd", whole[:-2], whole + b"more", b""):
+        assert client.post(address, data=broken, headers=headers).status_code == 400
+    # A frame that asks for 2 GiB of memory before it says anything.
+    assert client.post(address, data=bytes.fromhex("28b52ffd00a8"), headers=headers).status_code == 400
+
+
 def test_a_missing_parent_is_named(client: Session, project: str) -> None:
     absent = str(uuid.uuid4())
     reply = client.post("/collection/training-runs", json={"project": absent, "name": "r"})
@@ -299,5 +313,5 @@ def test_capabilities_need_no_login(portal: PortalServer) -> None:
     assert told["version"] == "1"
     named = {"chunks", "metrics", "receipts", "streams", "tombstones", "finish", "content", "lineage"}
     assert named <= set(told["extensions"])
-    assert told["encodings"] == ["gzip", "identity"]
+    assert told["encodings"] == ["zstd", "gzip", "identity"]
     assert set(told["limits"]) == {"body_bytes", "chunk_bytes", "chunks"}

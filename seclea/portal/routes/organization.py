@@ -11,7 +11,17 @@ from seclea.portal.context import authenticate, portal_of
 from seclea.portal.replies import json_reply
 
 router = APIRouter()
-EXTENSIONS = ("chunks", "metrics", "receipts", "streams", "tombstones", "finish", "content", "lineage")
+EXTENSIONS = (
+    "chunks",
+    "metrics",
+    "receipts",
+    "streams",
+    "tombstones",
+    "finish",
+    "content",
+    "lineage",
+    "metric-batches",
+)
 
 
 @router.get("/api/capabilities")

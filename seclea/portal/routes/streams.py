@@ -10,6 +10,7 @@ from seclea.portal import creates
 from seclea.portal.bodies import int_field, is_uuid, read_bytes
 from seclea.portal.context import authenticate, ids, portal_of, scope_of
 from seclea.portal.intake import Incoming, read_key, read_place
+from seclea.portal.many import read_many, take_many
 from seclea.portal.objects import TRAINING_RUNS, find_row
 from seclea.portal.replies import bad, json_reply, not_found
 from seclea.portal.routes.collection import organization_of, read_create, take_create
@@ -37,6 +38,16 @@ async def add_metrics(request: Request) -> Response:
     incoming = Incoming(organization.id, request.url.path, RecordKind.METRICS, digest, key, place)
     with portal.running.hold(organization.id, key):
         return await portal.take(incoming, effect)
+
+
+@router.post("/collection/metric-batches")
+async def add_metric_batches(request: Request) -> Response:
+    """Batches of metric points of one stream, each a record of its own: taken in order, up to the first that is not."""
+    caller = await authenticate(request)
+    portal = portal_of(request)
+    organization = await organization_of(portal, scope_of(request, caller), request.query_params.get("project"))
+    sent = await in_thread(read_many, await read_bytes(request, portal.config.limits))
+    return json_reply(await take_many(portal, organization.id, sent))
 
 
 @router.post("/collection/tombstones")

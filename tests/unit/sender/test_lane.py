@@ -1,5 +1,7 @@
 """One lane: what is next, when it may go, and what comes of an attempt. A real ledger, a portal that is told what to say."""
 
+import itertools
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from seclea.ledger.view import LedgerView
 from seclea.records import Lane, Record
 from seclea.sender.destination import DestinationState
 from seclea.sender.lane import LaneWorker, Tools
+from seclea.writer.again import OPS
 from tests.unit.writer.client import Client, Desk, Model, dataset, state
 
 DELIVERED = Outcome(Verdict.DELIVERED, 201, receipt={"sequence": 1})
@@ -28,6 +31,9 @@ class Portal:
         self.script: deque[Outcome] = deque()
         self.sent: list[Record] = []
         self.lacks: list[str] = []
+        self.takes_many = False
+        self.together: list[list[int]] = []
+        self.together_script: deque[list[Outcome] | None] = deque()
         self.chunks: list[str] = []
         self.login = self.used = 7
 
@@ -43,7 +49,14 @@ class Portal:
         return "organization"
 
     def speaks(self, extension: str) -> bool:
-        return True
+        return extension != "metric-batches" or self.takes_many
+
+    def send_metrics(self, records: list[Record], **_: object) -> list[Outcome] | None:
+        self.together.append([record.first for record in records])
+        if self.together_script:
+            return self.together_script.popleft()
+        self.sent += records
+        return [DELIVERED for _ in records]
 
     def chunks_missing(self, sha256: list[str], *, organization: str) -> list[str]:
         self.lacks = sha256
@@ -56,6 +69,10 @@ class Portal:
     def send(self, record: Record, **_: object) -> Outcome:
         self.sent.append(record)
         return self.script.popleft() if self.script else DELIVERED
+
+    def head(self, stream: bytes, lane: str, *, organization: str) -> tuple[int, bytes] | Outcome:
+        there = [record for record in self.sent if (record.stream, record.lane) == (stream, lane)]
+        return max((record.last, record.chain) for record in there) if there else Outcome(Verdict.MISSING)
 
     @property
     def kinds(self) -> list[str]:
@@ -74,12 +91,20 @@ class Bench:
         desk.take(self.client)
         (row,) = desk.ledger.destinations()
         self.ready = True
-        self.state = DestinationState(row, self.told.append, lambda: self.ready, lambda _: False, Random(1))
+        self.ahead = 0.0  # seconds that a test has let pass
+        self.state = self.fresh_state(row)
         self.ordered, self.bulk = (self.worker(lane) for lane in Lane)
+
+    def clock(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def fresh_state(self, row: Any) -> DestinationState:
+        return DestinationState(row, self.told.append, lambda: self.ready, lambda _: False, Random(1), self.clock)
 
     def worker(self, lane: Lane) -> LaneWorker:
         api: Any = self.portal
-        tools = Tools(api, self.desk.spool, lambda: LedgerView(self.desk.home.ledger), self.told.append, Random(1))
+        view = lambda: LedgerView(self.desk.home.ledger)  # noqa: E731
+        tools = Tools(api, self.desk.spool, view, self.told.append, Random(1), self.clock)
         return LaneWorker(self.state, lane, tools)
 
     def take(self) -> None:
@@ -91,7 +116,7 @@ class Bench:
         """What the writer does with what it was told."""
         for message in self.told:
             with self.desk.ledger.transaction():
-                self.desk.settler.apply(message)
+                (self.desk.again if message["op"] in OPS else self.desk.settler).apply(message)
         self.told.clear()
 
     def outcomes(self) -> list[tuple[int, str]]:
@@ -217,7 +242,7 @@ def test_a_lane_that_starts_while_the_breaker_is_open_sends_nothing(bench: Bench
         bench.ordered._not_before = 0.0
     bench.apply()
     (row,) = bench.desk.ledger.destinations()
-    bench.state = DestinationState(row, bench.told.append, lambda: True, lambda _: False, Random(1))
+    bench.state = bench.fresh_state(row)
     fresh = bench.worker(Lane.ORDERED)
     assert fresh.step() > 0
     assert len(bench.portal.sent) == 3
@@ -231,7 +256,7 @@ def test_what_may_come_through_later_is_tried_again_and_the_attempt_noted(bench:
     assert [message for message in bench.told if message["op"] == "attempt"] == [
         {"op": "attempt", "record": 1, "error": "503 busy", "verdict": verdict.value, "status": 503}
     ]
-    bench.ordered._not_before = 0.0
+    bench.ahead = 5.0  # its backoff is over
     bench.run(bench.ordered)
     assert bench.portal.kinds == ["project", "project"]
     assert bench.portal.sent[0].key == bench.portal.sent[1].key
@@ -297,3 +322,144 @@ def test_a_lane_looks_past_a_long_queue_of_what_waits(bench: Bench) -> None:
     assert [bench.ordered.step() for _ in range(3)] == [0.0, 0.0, 0.0]
     assert bench.portal.kinds == ["project", "training_run", "model"]
     assert run.uuid == bench.portal.sent[1].entity
+
+
+def many(bench: Bench, batches: int) -> None:
+    """A run with batches that are told apart, as after an outage."""
+    index, _ = bench.client.run()
+    for step in range(batches):
+        bench.client.log(index, step, loss=1.0)
+        bench.take()
+    bench.client.finish(index)
+    bench.take()
+    bench.portal.takes_many = True
+
+
+def test_batches_that_follow_one_another_go_in_one_request(bench: Bench) -> None:
+    many(bench, 5)
+    bench.run(bench.ordered)
+    assert bench.portal.together == [[2, 3, 4, 5, 6]]
+    assert bench.portal.kinds == ["project", "training_run", *["metrics"] * 5, "finish"]
+    assert [verdict for _, verdict in bench.outcomes()] == ["delivered"] * 8
+    bench.apply()
+    assert bench.desk.ledger.pending() == (0, 0)
+
+
+def test_one_of_many_that_is_refused_ends_the_request_and_leaves_its_tombstone(bench: Bench) -> None:
+    many(bench, 4)
+    bench.portal.together_script.append([DELIVERED, REFUSED])
+    bench.run(bench.ordered)
+    assert bench.outcomes()[2:] == [(3, "delivered"), (4, "refused")]
+    assert bench.portal.kinds == ["project", "training_run"], "nothing goes before the tombstone"
+    bench.apply()
+    bench.run(bench.ordered)
+    assert bench.portal.kinds[2:] == ["tombstone", "metrics", "metrics", "finish"]
+    assert [first for firsts in bench.portal.together for first in firsts] == [2, 3, 4, 5, 4, 5]
+
+
+@pytest.mark.parametrize("answer", [None, [Outcome(Verdict.GAP, 409, "gap", expected=1)]])
+def test_what_a_portal_does_not_take_together_goes_alone_at_once(bench: Bench, answer: list[Outcome] | None) -> None:
+    many(bench, 3)
+    bench.portal.together_script.append(answer)
+    bench.run(bench.ordered)
+    assert bench.portal.together == [[2, 3, 4], [3, 4]]
+    assert [record.first for record in bench.portal.sent if record.kind == "metrics"] == [2, 3, 4]
+
+
+def test_a_request_of_many_without_an_answer_is_one_attempt_and_then_they_go_alone(bench: Bench) -> None:
+    many(bench, 3)
+    bench.portal.together_script.append([AWAY])
+    bench.run(bench.ordered)
+    assert len([message for message in bench.told if message["op"] == "attempt"]) == 1
+    bench.apply()
+    bench.ahead = 60.0
+    bench.run(bench.ordered)
+    assert bench.portal.together == [[2, 3, 4], [3, 4]]
+    assert [record.first for record in bench.portal.sent if record.kind == "metrics"] == [2, 3, 4]
+
+
+def test_what_is_held_or_larger_than_a_request_ends_what_goes_together(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many(bench, 6)
+    size = bench.desk.rows("size", "kind = 'metrics'")[0][0]
+    monkeypatch.setattr("seclea.sender.lane._TOGETHER_BYTES", 3 * size)
+    bench.run(bench.ordered)
+    assert bench.portal.together == [[2, 3, 4], [5, 6, 7]]
+
+
+def test_a_right_that_is_not_granted_is_asked_for_with_growing_pauses(bench: Bench) -> None:
+    bench.portal.script.extend([Outcome(Verdict.WAIT, 403, "denied")] * 40)
+    for _ in range(40):
+        wait = bench.run(bench.ordered)
+        bench.ahead += wait
+        bench.apply()
+    assert bench.state.hold is None
+    assert bench.ahead > 5 * 40, "more than the five seconds of a request that still runs there"
+    assert bench.desk.ledger.last_error(1) == "403 denied"
+
+
+def test_a_hold_ends_by_itself_when_a_probe_comes_through(bench: Bench) -> None:
+    """402: probed slowly. One request in the time, whichever lane."""
+    bench.portal.script.extend([Outcome(Verdict.HOLD, 402, "not paid up")] * 3)
+    a_run(bench)
+    asked = []
+    while len(bench.portal.sent) < 3:
+        before = len(bench.portal.sent)
+        for worker in (bench.ordered, bench.bulk):
+            bench.run(worker)
+        if len(bench.portal.sent) > before:
+            asked.append(bench.ahead)
+            assert bench.state.hold == "not paid up"
+        bench.ahead += 10.0
+    assert all(440 <= after - before <= 920 for before, after in itertools.pairwise(asked)), asked
+    assert len(asked) == 3
+    bench.ahead += 900.0
+    bench.run(bench.ordered)
+    assert bench.state.hold is None
+    assert bench.portal.kinds[3:] == ["project", "training_run", "metrics", "finish"]
+    assert {"op": "destination", "destination": 1, "state": {"hold": None}} in bench.told
+
+
+def test_a_start_with_a_hold_asks_within_a_minute_whether_it_is_over(bench: Bench) -> None:
+    (row,) = bench.desk.ledger.destinations()
+    bench.state = bench.fresh_state({**dict(row), "hold": "not paid up"})
+    fresh = bench.worker(Lane.ORDERED)
+    bench.run(fresh)
+    assert bench.portal.sent == []
+    bench.ahead = 61.0
+    bench.run(fresh)
+    assert bench.portal.kinds == ["project"] and bench.state.hold is None
+    fresh._close_view()
+
+
+def test_what_one_lane_was_told_is_not_forgotten_when_the_other_comes_through(bench: Bench) -> None:
+    now = bench.clock()
+    bench.state.after_attempt(Outcome(Verdict.WAIT, 429, retry_after_seconds=600.0), now)
+    bench.state.after_attempt(DELIVERED, now + 1.0)  # was in flight
+    assert bench.state.may_attempt(now + 2.0, retry=False) == pytest.approx(598.0)
+    assert bench.state.may_attempt(now + 601.0, retry=False) == 0.0
+
+
+def test_a_time_that_the_portal_named_holds_for_the_other_lane_and_for_the_next_sender(bench: Bench) -> None:
+    a_run(bench)
+    bench.client.entity(bench.session, dataset(b"x"), bench.desk.payload(b"x"))
+    bench.take()
+    bench.run(bench.ordered)
+    bench.apply()
+    bench.portal.script.append(Outcome(Verdict.WAIT, 429, "slowly", retry_after_seconds=600.0))
+    bench.run(bench.bulk)
+    asked = len(bench.portal.sent)
+    bench.client.entity(bench.session, Model(name="Net", framework="sklearn"))
+    bench.take()
+    assert bench.ordered.step() > 590
+    bench.apply()
+    (row,) = bench.desk.ledger.destinations()
+    bench.state = bench.fresh_state(row)
+    fresh = bench.worker(Lane.ORDERED)
+    assert fresh.step() > 590
+    assert len(bench.portal.sent) == asked
+    bench.ahead = 601.0
+    bench.run(fresh)
+    assert len(bench.portal.sent) == asked + 1
+    fresh._close_view()

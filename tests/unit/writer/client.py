@@ -11,6 +11,7 @@ from seclea.frames import EntityFrame, FinishFrame, FrameType, MetricsFrame, Str
 from seclea.ledger.blobs import Spool
 from seclea.ledger.db import Ledger
 from seclea.processes.rendezvous import prepare
+from seclea.writer.again import Again
 from seclea.writer.recorder import Recorder
 from seclea.writer.settle import Settler
 
@@ -71,6 +72,7 @@ class Desk:
         self.spool = Spool(self.home)
         self.recorder = Recorder(self.ledger, self.spool)
         self.settler = Settler(self.ledger)
+        self.again = Again(self.ledger, self.settler)
 
     def take(self, client: Client, first: int = 1, last: int | None = None) -> None:
         """Record the frames ``first..last`` of a client, and commit."""
@@ -87,6 +89,7 @@ class Desk:
         self.ledger = Ledger(self.home.ledger)
         self.recorder = Recorder(self.ledger, self.spool)
         self.settler = Settler(self.ledger)
+        self.again = Again(self.ledger, self.settler)
 
     def payload(self, content: bytes, name: str = "") -> str:
         name = name or uuid.uuid4().hex
@@ -112,6 +115,13 @@ class Desk:
     def settle(self, record: int, verdict: str, **message: Any) -> None:
         with self.ledger.transaction():
             self.settler.apply({"op": "outcome", "record": record, "verdict": verdict, **message})
+
+    def retry(self) -> tuple[int, int]:
+        """What `seclea retry` does: (sent again, left as they are)."""
+        with self.ledger.transaction():
+            retried = self.again.retry()
+        self.recorder.forget_streams()
+        return retried.again, retried.left
 
     def rows(self, columns: str, where: str = "1", *parameters: Any) -> list[tuple[Any, ...]]:
         found = self.ledger._all(f"SELECT {columns} FROM records WHERE {where} ORDER BY id", parameters)
