@@ -50,7 +50,14 @@ def _print_status(now: dict[str, Any]) -> None:
     if now["writer"]["trouble"]:
         print(f"trouble   {now['writer']['trouble']}")
     if now["paused"]:
-        print(f"paused    {now['paused_reason']}")
+        seconds = max(0, time.time_ns() - (now["paused_since_ns"] or time.time_ns())) / 1e9
+        print(f"paused    {now['paused_reason']} (for {seconds:.0f} s)")
+    if now["pauses"]["count"]:
+        print(f"pauses    {now['pauses']['count']}, {now['pauses']['seconds']:.1f} s in all")
+    if now["limits_trouble"]:
+        print(f"limits    {now['limits_trouble']}")
+    if now["kept_here_gone"]["records"]:
+        print(f"gone      {now['kept_here_gone']['records']} records that were kept here only, for the disk limit")
     if "ledger" in now:
         print(f"ledger    {now['ledger']}")
     if now["usage"]:

@@ -111,7 +111,7 @@ class SecleaAI:
                 "A user name and password make no sense with the home's own portal.",
                 "Pass platform_url, or leave them out.",
             )
-        self._pipeline = pipeline_of(self.home, resolved.limits)
+        self._pipeline = pipeline_of(self.home, resolved)
         self._pipeline.stream(self._speaker)
 
     # -- set-up --------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class SecleaAI:
         if self._terminated:
             raise RunFinishedError("This client was terminated.", "Make another SecleaAI.")
         if self._pipeline is None:
-            self._pipeline = pipeline_of(self.home, self.settings.limits)
+            self._pipeline = pipeline_of(self.home, self.settings)
         return self._pipeline
 
     # -- recording -----------------------------------------------------------------------------------------------
@@ -226,7 +226,8 @@ class SecleaAI:
         def hand_over(entity: Entity, payload: Path | None = None) -> None:
             line.store_entity(self._speaker, entity, payload=payload)
 
-        return Upload(self.home, self.project, self._known, hand_over, self.settings.limits.disk)
+        room = line.payloads_of("the dataset, or a step on the way to it,")
+        return Upload(self.home, self.project, self._known, hand_over, line.limits.disk, room)
 
     def start_training_run(
         self,
@@ -329,6 +330,7 @@ class SecleaAI:
         metrics: Mapping[str, Any] | None,
         metadata: Mapping[str, Any] | None,
     ) -> TrainingRun:
+        from seclea.client.snapshot.files import taking
         from seclea.client.snapshot.models import snapshot_model
 
         if joining.repeats():
@@ -340,7 +342,9 @@ class SecleaAI:
                 f"A run's results are {MAX_RESULTS} metrics at most, not {len(results)}.", "Log them in parts."
             )
         self._line.wait_for_room()
-        taken = snapshot_model(model, self.home.incoming)
+        directory, take = self._line.payloads_of("the final state of the run")
+        with taking(take):
+            taken = snapshot_model(model, directory)
         run = None
         try:
             run = self._open_run(plan)

@@ -9,7 +9,7 @@ from typing import Any
 from seclea.api.tokens import TokenStore
 from seclea.contract import LOCAL, Home
 from seclea.errors import LedgerError, PipelineError, SecleaError
-from seclea.ledger.view import LedgerView
+from seclea.ledger.view import PAUSES, THINNED, LedgerView
 from seclea.processes.rendezvous import ask
 
 STATUS_VERSION = 1
@@ -30,8 +30,13 @@ def status(home: Home) -> dict[str, Any]:
         "clients": live.get("clients", []),
         "paused": live.get("paused") is not None,
         "paused_reason": live.get("paused"),
+        "paused_since_ns": live.get("paused_since_ns"),
+        "pauses": {"count": 0, "seconds": 0.0, "by_reason": {}},
+        "refused_payloads": live.get("refused_payloads", 0),
         "usage": live.get("usage"),
         "limits": live.get("limits"),
+        "limits_trouble": live.get("limits_trouble"),
+        "kept_here_gone": {"records": 0, "points": 0},
         "records": {},
         "pending": {"records": 0, "bytes": 0},
         "delivered": {"records": 0, "points": 0, "bytes": 0},
@@ -64,6 +69,9 @@ def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home) -> None:
         for row in view.troubled(limit=_TROUBLED)
     ]
     result["left_out"] = view.left_out()
+    result["pauses"] = _pauses(view, result["paused_since_ns"])
+    records, points = json.loads(view.meta(THINNED) or "[0, 0]")
+    result["kept_here_gone"] = {"records": records, "points": points}
     for row in view.destinations():
         pending, pending_bytes = view.pending(row["id"])
         result["destinations"].append(
@@ -81,6 +89,20 @@ def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home) -> None:
                 "pending": {"records": pending, "bytes": pending_bytes},
             }
         )
+
+
+def _pauses(view: LedgerView, since_ns: int | None) -> dict[str, Any]:
+    """All pauses that are over, and the one that is."""
+    by_reason = {
+        kind: {"count": int(count), "seconds": seconds}
+        for kind, (count, seconds) in json.loads(view.meta(PAUSES) or "{}").items()
+    }
+    now = max(0.0, (time.time_ns() - since_ns) / 1e9) if since_ns else 0.0
+    return {
+        "count": sum(one["count"] for one in by_reason.values()) + bool(since_ns),
+        "seconds": round(sum(one["seconds"] for one in by_reason.values()) + now, 3),
+        "by_reason": by_reason,
+    }
 
 
 def _portal_address(home: Home) -> str | None:

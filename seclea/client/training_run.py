@@ -15,7 +15,7 @@ import msgpack
 from seclea.client.validation import check_metrics, check_params, check_step, plain_types
 from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import ModelState, RunStatus
-from seclea.errors import MetricError, QueueClosed, RunFinishedError, UsageError
+from seclea.errors import LoggingPaused, MetricError, QueueClosed, RunFinishedError, UsageError
 from seclea.frames import (
     MAX_FRAME_BYTES,
     MAX_KEY_SETS,
@@ -26,7 +26,6 @@ from seclea.frames import (
     points_struct,
 )
 from seclea.records import MAX_KEYS
-from seclea.settings import Limits
 
 if TYPE_CHECKING:
     from seclea.client.snapshot.models import ModelSnapshot
@@ -65,14 +64,10 @@ class TrainingRun:
         forget_after_fork(self)
 
     def _bind(self) -> None:
-        pipeline = pipeline_of(self._home, self._limits)
+        pipeline = pipeline_of(self._home, self._speaker.settings)
         self._pipeline = pipeline
         self._index = pipeline.stream(self._speaker, self.uuid, launcher_rank())
         self._bound = True
-
-    @property
-    def _limits(self) -> Limits:
-        return self._speaker.settings.limits
 
     def after_fork_in_child(self) -> None:
         """The ring was the parent's: bind to this process's own at the first call."""
@@ -209,11 +204,15 @@ class TrainingRun:
             step: of the run, for people and curves.
             final: the state that the run ends with; one in a run.
         Returns:
-            What was recorded: its uuid, size in bytes and sha256.
+            What was recorded: its uuid, size in bytes and sha256. Where logging is paused and the limits say not to wait
+            (longer), the state is left out and counted, and ``metadata["left_out"]`` of what is returned says why.
         Raises:
             UnknownModelError: a model that seclea cannot store.
             RunFinishedError: after `finish` or `terminate`.
+            LoggingPaused: a limit is reached and ``when_full = "raise"``.
+            TooLargeError: larger than the disk limit.
         """
+        from seclea.client.snapshot.files import taking
         from seclea.client.snapshot.models import snapshot_model
 
         if self._ended is not None:
@@ -226,8 +225,21 @@ class TrainingRun:
             )
         extra = check_params(metadata or {}, "metadata")
         step = None if step is None else check_step(step)
-        self._pipeline.wait_for_room()
-        return self._store_state(snapshot_model(model, self._home.incoming), step, final, extra)
+        pipeline = self._pipeline
+        handed_over = False
+        try:
+            pipeline.wait_for_room()
+            directory, take = pipeline.payloads_of(f"a state of the run {self.name or self.uuid!r}")
+            with taking(take):
+                taken = snapshot_model(model, directory)
+            handed_over = True  # what is left out from here on is counted where it is
+            return self._store_state(taken, step, final, extra)
+        except LoggingPaused as error:
+            if pipeline.limits.when_full == "raise":
+                raise
+            if not handed_over:
+                pipeline.leave_out(self._index, "model_state")
+            return ModelState(name="", training_run=self.uuid, step=step, metadata={"left_out": error.message})
 
     def _store_state(
         self, taken: ModelSnapshot, step: int | None, final: bool, metadata: Mapping[str, Any]

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from seclea.contract import Destination, Home
+from seclea.director.grants import Grants, Take
 from seclea.director.progress import ask_until
+from seclea.director.ring_size import ring_within
 from seclea.director.room import Room
 from seclea.entities import Entity, new_uuid
 from seclea.errors import PipelineError, TooLargeError
@@ -42,11 +44,13 @@ from seclea.processes.rendezvous import prepare, private_directory, ring_bell
 from seclea.processes.start import ensure_writer
 from seclea.queues.ring import Producer
 from seclea.queues.segment import roomy_directory
-from seclea.settings import Limits, Settings
+from seclea.settings import Limits, LimitsWatch, Settings
 
 log = logging.getLogger(__name__)
 
 RING_BYTES = 4 << 20
+_SMALL_RINGS = (1 << 20, 256 << 10)  # where the memory limit has no room for a whole one
+_SPARE = 64  # this part of a ring is for what closes something, also when log calls have filled the rest
 _LOOK_NS = 2_000_000_000  # a writer that has not beaten for this long is looked for
 _BELL_NS = 50_000_000  # between two bells of one process
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
@@ -64,16 +68,17 @@ class Speaker:
 class Pipeline:
     """This process's ring into one home. Use `pipeline_of`."""
 
-    def __init__(self, home: Home, limits: Limits) -> None:
+    def __init__(self, home: Home, watch: LimitsWatch) -> None:
         prepare(home)
         self.home = home
-        self.limits = limits
-        self._ring = _new_ring(home, self._attend_if_asleep)
+        sizes = (RING_BYTES, *(size for size in _SMALL_RINGS if size < RING_BYTES))
+        self._ring = ring_within(home, watch, sizes, lambda size: _new_ring(home, self._attend_if_asleep, size))
         self._lock = threading.RLock()
         self._streams: dict[tuple[Speaker, str | None], int] = {}
         self._stream_numbers = itertools.count()
         self._left: dict[tuple[int, str, str], int] = {}  # (stream, kind, reason): not yet tombstoned
-        self._room = Room(home, self._ring, limits)
+        self._room = Room(home, self._ring, watch)
+        self._grants = Grants(home, self._ring.ring_id.hex(), self._room, self._attend_now)
         self._key_sets: dict[tuple[str, ...], int] = {}
         self._key_numbers = itertools.count()
         self._next_bell = 0
@@ -137,7 +142,7 @@ class Pipeline:
         if self._offer(frame_type, payload):
             return True
         # A large frame is one of metrics: entities go by `_put_surely`.
-        self._leave_out(index, "finish" if frame_type == FrameType.FINISH else "metrics")
+        self.leave_out(index, "finish" if frame_type == FrameType.FINISH else "metrics")
         return False
 
     def _offer(self, frame_type: int, payload: bytes) -> bool:
@@ -146,15 +151,18 @@ class Pipeline:
         closing = frame_type in (FrameType.FINISH, FrameType.STREAM, FrameType.TOMBSTONE, FrameType.KEYS)
         if not closing and not self._pause_ends():
             return False
-        if not self._tombstones_out() and not closing:
+        if not self._tombstones_out(closing) and not closing:
             return False
-        if ring.put(frame_type, payload):
+
+        def put() -> bool:
+            return bool((closing or ring.has_room(len(payload))) and ring.put(frame_type, payload))
+
+        if put():
             self._attend_if_asleep()
         else:
             # No room: the writer is behind, starting, or dead.
-            self._next_bell = 0
-            self._attend()
-            if not room.wait(lambda: bool(ring.put(frame_type, payload)), meanwhile=self._attend):
+            self._attend_now()
+            if not room.wait(put, meanwhile=self._attend):
                 return False
             self._attend_if_asleep()
         if not ring.paused:
@@ -170,6 +178,11 @@ class Pipeline:
         if not self._pause_ends():
             raise self._room.paused_error("Nothing was recorded")
 
+    @property
+    def limits(self) -> Limits:
+        """In force now, for this process."""
+        return self._room.limits
+
     def _pause_ends(self) -> bool:
         """Wait for the end of a pause, as the limits say; whether there is none (any more)."""
         ring = self._ring
@@ -182,16 +195,28 @@ class Pipeline:
         if self._ring.consumer_sleeps or time.monotonic_ns() - self._ring.beat_ns > _LOOK_NS:
             self._attend()
 
-    def _leave_out(self, index: int, kind: str) -> None:
+    def _attend_now(self) -> None:
+        self._next_bell = 0
+        self._attend()
+
+    def leave_out(self, index: int, kind: str) -> None:
+        """Count something that could not be recorded, to be said where it would have stood."""
         reason = "paused" if self._ring.paused else "full"
         with self._lock:
             self._left[index, kind, reason] = self._left.get((index, kind, reason), 0) + 1
             self._ring.hold_back(True)  # nothing may pass before its tombstone
         self._ring.add_dropped(1)
 
-    def _tombstones_out(self) -> bool:
-        """Say what was left out, before anything else; False when there is no room even for that."""
+    def _tombstones_out(self, closing: bool = True) -> bool:
+        """Say what was left out, before anything else; False when there is no room even for that.
+
+        Args:
+            closing: something that closes follows. Else the spare bytes are left to that, or each call that is left out
+                would take some for a tombstone of its own.
+        """
         if self._left:
+            if not closing and not self._ring.has_room(1024):
+                return False
             with self._lock:
                 for index, kind, reason in list(self._left):
                     # Taken out first: a signal handler that logs meanwhile comes here, too, and must not say it again.
@@ -206,6 +231,16 @@ class Pipeline:
     def hurry(self) -> None:
         """At the end of the process: wait for nothing any more."""
         self._room.hurry = True
+
+    def payloads_of(self, what: str) -> tuple[Path, Take]:
+        """A directory for payload files, and what they ask for their bytes.
+
+        Args:
+            what: for errors, as "the dataset 'Claims'".
+        """
+        directory = self.home.making / self._ring.ring_id.hex()
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return directory, self._grants.take(what)
 
     # -- streams and entities ------------------------------------------------------------------------------------
 
@@ -229,7 +264,12 @@ class Pipeline:
                 project=speaker.project,
                 run=run,
                 rank=rank,
-                limits={**settings.to_json()["limits"], "idle_timeout_seconds": settings.idle_timeout_seconds},
+                limits={
+                    **settings.limits.to_json(),
+                    "idle_timeout_seconds": settings.idle_timeout_seconds,
+                    "files": settings.limit_files,
+                    "fixed": settings.fixed_limits,
+                },
                 ca_bundle=settings.ca_bundle,
             )
             self._put_surely(FrameType.STREAM, frame.pack(), "stream")
@@ -249,8 +289,8 @@ class Pipeline:
         try:
             if payload is not None:
                 self._check_size(entity, payload)
-                # Named by the ring, so that a file whose frame never came can be told from one on its way.
-                name = self._ring.ring_id.hex() + uuid_module.uuid4().hex
+                # Under the name that its bytes were asked for.
+                name = self._grants.name(payload)
                 payload = payload.rename(self.home.incoming / name)
             index = self.stream(speaker, run)
             frame = EntityFrame(index, entity.kind, entity.to_json(), name)
@@ -262,7 +302,7 @@ class Pipeline:
             raise
 
     def _check_size(self, entity: Entity, payload: Path) -> None:
-        size, limit = payload.stat().st_size, self.limits.disk
+        size, limit = payload.stat().st_size, self._room.limits.disk
         if size > limit:
             raise TooLargeError(
                 f"The {entity.kind} {entity.name!r} has {size / 1e6:.0f} MB; the disk limit is {limit / 1e6:.0f} MB.",
@@ -301,7 +341,7 @@ class Pipeline:
         if path is not None:
             path.unlink(missing_ok=True)
         if session is not None:
-            self._leave_out(session(), kind)
+            self.leave_out(session(), kind)
         raise self._room.paused_error(f"The {kind.replace('_', ' ')} was not recorded")
 
     # -- waiting -------------------------------------------------------------------------------------------------
@@ -336,13 +376,14 @@ _pipelines: dict[Path, Pipeline] = {}
 _pipelines_lock = threading.RLock()  # a signal handler may log, too
 
 
-def pipeline_of(home: Home, limits: Limits) -> Pipeline:
-    """This process's pipeline into a home, made on first use."""
+def pipeline_of(home: Home, limits: Limits | Settings) -> Pipeline:
+    """This process's pipeline into a home, made on first use; of settings it also follows later edits of their files."""
     pipeline = _pipelines.get(home.path)
     while pipeline is None:
         with _pipelines_lock:
             pipeline = _pipelines.get(home.path)
-            made = None if pipeline is not None else Pipeline(home, limits)
+            watch = LimitsWatch(limits) if isinstance(limits, Limits) else LimitsWatch.of(limits)
+            made = None if pipeline is not None else Pipeline(home, watch)
             if made is not None and made.is_open:  # else a signal handler forked meanwhile, and this is the child
                 pipeline = _pipelines.setdefault(home.path, made)
                 if pipeline is not made:  # a signal handler was here meanwhile
@@ -378,7 +419,7 @@ _abandoned: list[Pipeline] = []
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
+def _new_ring(home: Home, attend: Callable[[], None], capacity_bytes: int) -> Producer:
     problem = "something removes its directories"
     for _ in range(10):
         # A writer that leaves removes an empty directory; it may be the one that we just chose. And if a signal handler
@@ -386,7 +427,12 @@ def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
         with contextlib.suppress(FileNotFoundError, FileExistsError, BlockingIOError):
             for directory in _ring_directories(home):
                 try:
-                    return Producer.create(directory, capacity_bytes=RING_BYTES, attend=attend)
+                    return Producer.create(
+                        directory,
+                        capacity_bytes=capacity_bytes,
+                        attend=attend,
+                        spare_bytes=capacity_bytes // _SPARE,
+                    )
                 except OSError as error:
                     if error.errno not in _NO_ROOM:
                         raise

@@ -23,7 +23,8 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.errors import LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
-from seclea.ledger.view import LOCAL_ONLY, OPEN, Reader
+from seclea.ledger.space import Space
+from seclea.ledger.view import LOCAL_ONLY, OPEN
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
 
 
@@ -35,7 +36,7 @@ def row_hash(
     return hashlib.sha256(b"\n".join(parts)).digest()
 
 
-class Ledger(Reader):
+class Ledger(Space):
     """The writer's ledger: the only connection that writes, commits and checkpoints.
 
     Raises:
@@ -75,7 +76,7 @@ class Ledger(Reader):
         run("PRAGMA cell_size_check = ON")
         run("PRAGMA temp_store = MEMORY")
         run("PRAGMA wal_autocheckpoint = 1000")
-        run(f"PRAGMA journal_size_limit = {64 << 20}")
+        run(f"PRAGMA journal_size_limit = {8 << 20}")  # twice of what it usually grows to between two checkpoints
 
     def close(self) -> None:
         """Checkpoint and close."""
@@ -116,10 +117,6 @@ class Ledger(Reader):
                 self._connection.execute("RELEASE part")
             raise
         self._connection.execute("RELEASE part")
-
-    def give_back_space(self, pages: int = 1000) -> None:
-        """Return free pages to the file system, a bounded number at a time."""
-        self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
 
     def quick_check(self) -> list[str]:
         """What sqlite finds wrong with the file; empty when nothing."""
@@ -475,15 +472,6 @@ class Ledger(Reader):
     def knows_chunk(self, sha256: str) -> bool:
         """Whether some record needs this chunk."""
         return self._one("SELECT 1 FROM chunks WHERE sha256 = ?", (sha256,)) is not None
-
-    def spool_bytes(self) -> int:
-        """Bytes of all chunks, and of what is reserved for payloads on their way in."""
-        row = self._one(
-            "SELECT (SELECT coalesce(sum(bytes), 0) FROM chunks) +"  # noqa: S608
-            f" (SELECT coalesce(sum(reserved), 0) FROM records WHERE {OPEN} AND status = 'Saving')"
-        )
-        assert row is not None
-        return int(row[0])
 
     def add_event(self, kind: str, detail: str) -> None:
         """Write down something that happened to the pipeline."""

@@ -19,7 +19,6 @@ from seclea.processes.logs import set_up_logging
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import ensure_writer, take_start_lock
 from seclea.queues.queue import Queue
-from seclea.writer.limits import limits_from
 from seclea.writer.server import Server
 from seclea.writer.supervisor import SenderSupervisor
 from seclea.writer.writer import Writer
@@ -111,6 +110,10 @@ class WriterProcess:
             return {"durable": True} if done else None
         if op == "status":
             return self.status()
+        if op == "reserve":
+            account = self.writer.account
+            granted = account.reserve(str(message["name"]), int(message["bytes"]), int(message["least"]))
+            return {"granted": granted, "limit": account.limits.disk}
         if op == "resume":
             self.writer.lift_holds(message.get("destination"))
             self.writer.last_work = time.monotonic()
@@ -130,11 +133,14 @@ class WriterProcess:
             "sender_restarts": self.sender.restarts,
             "started_ns": self.started_ns,
             "paused": writer.paused,
-            "usage": writer.usage.to_json(),
+            "paused_since_ns": writer.gate.pauses.since_ns or None,
+            "refused_payloads": writer.account.refused,
+            "usage": writer.gate.usage.to_json(),
             "limits": {
-                name: getattr(limits_from(writer.recorder.settings), name)
+                name: getattr(writer.gate.watch.limits, name)
                 for name in ("memory", "disk", "min_free_disk", "resume_below", "when_full")
             },
+            "limits_trouble": writer.gate.watch.trouble,
             "clients": sorted(ring.pid for ring in writer.rings.values()),
         }
 

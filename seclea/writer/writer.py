@@ -28,7 +28,7 @@ from seclea.queues import segment
 from seclea.queues.queue import Queue
 from seclea.queues.ring import Consumer, RingDamaged
 from seclea.queues.wait import NapPolicy
-from seclea.writer.limits import Usage, file_bytes, free_bytes, limits_from, pause_reason, resident_bytes
+from seclea.writer.gate import Gate
 from seclea.writer.recorder import Recorder
 from seclea.writer.settle import Settler
 
@@ -55,15 +55,17 @@ class Writer:
         self.send_queue = send_queue
         self.settle_queue = settle_queue
         self.rings: dict[bytes, Consumer] = {}
-        self.paused: str | None = None
-        self.usage = Usage(0, 0, 1 << 62)
+        self.gate = Gate(home, ledger, self.rings)
+        self.account = self.gate.account
         self.sender_pids: tuple[int, ...] = ()
         self.ring_sender: Callable[[], None] = lambda: None
         self.last_work = time.monotonic()
         self.last_outcome = self.last_work
         self._outcomes: deque[dict[str, Any]] = deque()
         self._pool = ThreadPoolExecutor(PAYLOAD_THREADS, thread_name_prefix="seclea-payload")
+        self._to_store: deque[tuple[int, str, float]] = deque()  # payloads that wait for a thread, and for room
         self._storing: dict[Future[StoredPayload], tuple[int, str]] = {}
+        self._sizes: dict[int, int] = {}  # of those that are cut into chunks and in no row yet, by record
         self._stored: dict[int, StoredPayload | str] = {}  # payloads that are ready, by record
         self._next_scan = 0.0
         self._next_limits = 0.0
@@ -75,6 +77,11 @@ class Writer:
         self._trouble = ""
         self._told: set[int] = set()  # destinations that the send queue has named since it was seen empty
 
+    @property
+    def paused(self) -> str | None:
+        """Why logging is paused; None while it goes on."""
+        return self.gate.pauses.reason
+
     # -- start -----------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
@@ -82,10 +89,15 @@ class Writer:
         damage = self.ledger.quick_check()
         if damage:
             log.error("the ledger is damaged: %s", "; ".join(damage))
+        self.gate.pauses.recover()
         waiting = self.ledger.saving()
         self._note("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
         # Before the first payload thread starts: what those write is in no row yet.
         self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
+        for ring in self.account.makers() - {path.stem for path in self._ring_files()}:  # in this order
+            self.account.sweep(ring)
+        with contextlib.suppress(OSError):
+            self.check_limits()
         for row in waiting:
             if row["payload"]:
                 self._submit(row["id"], row["payload"])
@@ -139,7 +151,7 @@ class Writer:
         except OSError as error:  # out of descriptors or memory: later, perhaps
             log.warning("ring %s cannot be opened: %s", path, error)
             return
-        ring.set_paused(self.paused is not None)
+        ring.set_paused(self.gate.pauses.mark)
         self.rings[ring.ring_id] = ring
         self.last_work = time.monotonic()
 
@@ -150,6 +162,7 @@ class Writer:
         ring.close(unlink=True)
         del self.rings[ring_id]
         self.recorder.forget_ring(ring_id)
+        self.account.sweep(ring_id.hex())
         self.spool.sweep_ring(ring_id, {row["payload"] for row in self.ledger.saving()})
 
     def _quarantine(self, ring_id: bytes, ring: Consumer) -> None:
@@ -167,6 +180,7 @@ class Writer:
         ring.close()
         del self.rings[ring_id]
         self.recorder.forget_ring(ring_id)
+        self.account.sweep(ring_id.hex())
 
     # -- one round -------------------------------------------------------------------------------------------------
 
@@ -175,7 +189,7 @@ class Writer:
         now = time.monotonic()
         if now >= self._next_scan:
             self.scan()
-        frames = {ring_id: got for ring_id, ring in self.rings.items() if (got := ring.read(20_000, 4 << 20))}
+        frames = self.gate.read_rings()
         self._outcomes.extend(self.settle_queue.get_many(1000, 0))
         self._collect_payloads()
         if frames or self._outcomes or self._stored:
@@ -189,7 +203,10 @@ class Writer:
         elif not self._storing:
             self._trouble = ""  # nothing is left that the disk refuses
         if now >= self._next_limits:
-            self.check_limits()
+            try:
+                self.check_limits()
+            except OSError as error:  # out of descriptors
+                self._disk_trouble(error)
         for ring in self.rings.values():
             ring.beat(time.monotonic_ns())
         self._busy = any(len(got) >= BUSY_FRAMES for got in frames.values())
@@ -238,6 +255,7 @@ class Writer:
         free = self.settler.free_chunks
         for record in finished:
             stored = self._stored.pop(record)
+            self._done_storing(record)
             if isinstance(stored, StoredPayload):
                 self.spool.settled(stored.chunks)
                 free += [sha256 for sha256, _ in stored.chunks]  # altered on the way: then no row names them
@@ -267,7 +285,7 @@ class Writer:
         if str(error) != self._trouble:
             self._trouble = str(error)
             log.error("the ledger cannot be written: %s", error)
-        self._pause(f"the disk refuses: {error}")
+        self.gate.pause(f"the disk refuses: {error}")
         self._next_limits = time.monotonic() + LIMIT_SECONDS
 
     def tell_sender(self, message: dict[str, Any]) -> None:
@@ -287,13 +305,27 @@ class Writer:
     # -- payloads --------------------------------------------------------------------------------------------------
 
     def _submit(self, record: int, name: str, after_seconds: float = 0.0) -> None:
-        self._storing[self._pool.submit(self._store, name, after_seconds)] = (record, name)
+        self._to_store.append((record, name, after_seconds))
+        self._start_storing()
+
+    def _start_storing(self) -> None:
+        """Hand payloads to the threads, in order, as their chunks fit beside the files that they are cut from."""
+        while self._to_store and self.account.may_store(self._to_store[0][1]):
+            record, name, after_seconds = self._to_store.popleft()
+            self._sizes[record] = self.account.size_of(name)
+            self.account.storing = sum(self._sizes.values())
+            self._storing[self._pool.submit(self._store, name, after_seconds)] = (record, name)
+
+    def _done_storing(self, record: int) -> None:
+        self._sizes.pop(record, None)
+        self.account.storing = sum(self._sizes.values())
 
     def _store(self, name: str, after_seconds: float) -> StoredPayload:
         time.sleep(after_seconds)  # in a payload thread
         return self.spool.store(name)
 
     def _collect_payloads(self) -> None:
+        self._start_storing()
         for future in [future for future in self._storing if future.done()]:
             record, name = self._storing.pop(future)
             if future.cancelled():
@@ -305,6 +337,7 @@ class Writer:
                 self._stored[record] = f"its payload {name} is gone"
             else:
                 # The disk refuses: same as for the ledger, pause and try again.
+                self._done_storing(record)
                 self._disk_trouble(error if isinstance(error, Exception) else RuntimeError(str(error)))
                 if not self._closing:
                     self._submit(record, name, LIMIT_SECONDS)
@@ -312,42 +345,14 @@ class Writer:
     @property
     def is_saving(self) -> bool:
         """Whether payloads are on their way into the spool."""
-        return bool(self._storing or self._stored)
+        return bool(self._to_store or self._storing or self._stored)
 
     # -- limits ----------------------------------------------------------------------------------------------------
 
     def check_limits(self) -> None:
-        """Measure, pause or resume."""
+        """Look at the limits and at what is used; pause or resume."""
         self._next_limits = time.monotonic() + LIMIT_SECONDS
-        limits = limits_from(self.recorder.settings)
-        rings = sum(ring.path.stat().st_size for ring in self.rings.values() if ring.path.exists())
-        ledger = self.home.ledger
-        self.usage = Usage(
-            memory=rings + resident_bytes((os.getpid(), *self.sender_pids)),
-            disk=self.ledger.spool_bytes()
-            + file_bytes(ledger, ledger.with_name(ledger.name + "-wal"), *self.home.incoming.iterdir()),
-            free_disk=free_bytes(self.home.path),
-        )
-        reason = pause_reason(self.usage, limits, self.paused is not None)
-        if reason is not None:
-            self._pause(reason)
-        elif self.paused is not None and not self._trouble:
-            self._resume()
-
-    def _pause(self, reason: str) -> None:
-        if self.paused is None:
-            log.warning("logging is paused: %s", reason)
-            self._note("paused", reason)
-        self.paused = reason
-        for ring in self.rings.values():
-            ring.set_paused(True)
-
-    def _resume(self) -> None:
-        log.warning("logging goes on")
-        self._note("resumed", self.paused or "")
-        self.paused = None
-        for ring in self.rings.values():
-            ring.set_paused(False)
+        self.gate.check(self.recorder.settings, (os.getpid(), *self.sender_pids), refused=bool(self._trouble))
 
     def _note(self, kind: str, detail: str) -> None:
         """Write down what happened; where the disk refuses even that, the log has it."""
@@ -361,6 +366,8 @@ class Writer:
         if self._busy or self.is_saving or self._outcomes:
             return NAPS.nap_seconds
         seconds, deep = NAPS.next_wait(time.monotonic(), self.last_work)
+        if self.paused is not None:
+            return min(seconds, CALM_NAP_SECONDS)
         if not deep:
             return CALM_NAP_SECONDS
         if not self._deep:

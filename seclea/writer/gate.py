@@ -1,0 +1,137 @@
+"""Whether logging goes on, and how much of what stands in the rings may be taken now."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from seclea.contract import Home
+from seclea.errors import LedgerFullError
+from seclea.ledger.db import Ledger
+from seclea.queues.ring import Consumer
+from seclea.settings import Limits, LimitsWatch
+from seclea.writer.account import Account
+from seclea.writer.limits import (
+    Usage,
+    frames_that_fit,
+    free_bytes,
+    limits_from,
+    pause_reason,
+    resident_bytes,
+    room_to_resume,
+)
+from seclea.writer.pauses import Pauses
+from seclea.writer.tidy import Tidy
+
+log = logging.getLogger(__name__)
+
+_FRAMES = 20_000  # of one ring in one transaction
+_BYTES = 4 << 20
+_CHECKPOINT_SECONDS = 0.2  # between two tries to make room so
+
+
+class Gate:
+    """The limits of a home at its rings.
+
+    Attributes:
+        usage: as `check` last found it.
+        watch: the limits in force, and what is wrong with an edit of them.
+    """
+
+    def __init__(self, home: Home, ledger: Ledger, rings: Mapping[bytes, Consumer]) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._rings = rings
+        self.account = Account(home, ledger)
+        self.pauses = Pauses(ledger)
+        self.watch = LimitsWatch(self.account.limits)
+        self.usage = Usage(0, 0, 1 << 62)
+        self._tidy = Tidy(ledger)
+        self._settings: object = self  # what `watch` was made for; nothing yet
+        self._no_room = False  # frames stay in the rings
+        self._next_checkpoint = 0.0
+
+    def read_rings(self) -> dict[bytes, list[tuple[int, int, bytes]]]:
+        """The next frames of each ring, as far as their rows fit the disk; the others stay, and logging pauses."""
+        found: dict[bytes, list[tuple[int, int, bytes]]] = {}
+        if not any(ring.has_more for ring in self._rings.values()):
+            return found
+        left = self._room_for_frames()
+        if not left and self._checkpoint():
+            left = self._room_for_frames()
+        if not left:
+            self._no_room = True
+            self.pause(self.account.shortage())
+            return found
+        for ring_id, ring in self._rings.items():
+            if left > 0 and (got := ring.read(_FRAMES, min(_BYTES, left))):
+                found[ring_id] = got
+                left -= sum(len(payload) for _, _, payload in got)
+        return found
+
+    def _room_for_frames(self) -> int:
+        return frames_that_fit(self.account.room, self.account.limits)
+
+    def _checkpoint(self) -> bool:
+        """Fold the sqlite log into the ledger: it may be all that is in the way."""
+        now = time.monotonic()
+        if now < self._next_checkpoint:
+            return False
+        self._next_checkpoint = now + _CHECKPOINT_SECONDS
+        with contextlib.suppress(LedgerFullError, OSError, sqlite3.OperationalError):
+            return self._ledger.checkpoint()
+        return False
+
+    def check(self, settings: dict[str, Any] | None, pids: tuple[int, ...], *, refused: bool) -> None:
+        """Look at the limits and at what is used; pause or resume.
+
+        Args:
+            settings: what the last client said.
+            pids: of writer and sender.
+            refused: the disk refuses just now; then nothing resumes.
+        """
+        limits = self._limits_now(settings)
+        account = self.account
+        account.measure()
+        self._tidy.step(time.monotonic(), account.used, limits)
+        rings = sum(ring.path.stat().st_size for ring in self._rings.values() if ring.path.exists())
+        memory = rings + resident_bytes(pids)
+        self.usage = Usage(memory, account.used, free_bytes(self._home.path), rings, account.reserved)
+        reason = pause_reason(self.usage, limits, self.pauses.reason is not None)
+        if self._no_room and reason is None:
+            self._no_room = account.room < room_to_resume(limits)
+            reason = account.shortage() if self._no_room else None
+        if reason is not None:
+            self.pause(reason)
+        elif self.pauses.reason is not None and not refused:
+            self._no_room = False
+            self.pauses.end()
+            self._show()
+        self.pauses.write()
+
+    def _limits_now(self, settings: dict[str, Any] | None) -> Limits:
+        """The last client's limits, as its RC files are now."""
+        if settings is not self._settings:
+            self._settings = settings
+            said = settings or {}
+            self.watch = LimitsWatch(limits_from(settings), said.get("files") or (), said.get("fixed") or ())
+        if self.watch.look():
+            if self.watch.trouble:
+                log.warning("%s", self.watch.trouble)
+            else:
+                log.info("the limits are now %s", self.watch.limits)
+        self.account.limits = self.watch.limits
+        return self.watch.limits
+
+    def pause(self, reason: str) -> None:
+        """Ask all clients to pause, for this reason."""
+        self.pauses.begin(reason)
+        self._show()
+
+    def _show(self) -> None:
+        for ring in self._rings.values():
+            ring.set_paused(self.pauses.mark)
