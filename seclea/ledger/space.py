@@ -8,6 +8,8 @@ from pathlib import Path
 
 from seclea.ledger.view import Reader
 
+_PAGE_BYTES = 4096
+
 # In the words of the indices records_delivered and records_kept_here: sqlite takes those only for a query that says just this.
 _DONE = "status = 'Completed' AND kind IN ('metrics', 'tombstone') AND stands_for IS NULL"
 _DELIVERED = f"{_DONE} AND receipt <> '{{\"local_only\":true}}'"
@@ -21,12 +23,30 @@ class Space(Reader):
 
     def give_back_space(self, pages: int = 1000) -> None:
         """Return free pages to the file system, a bounded number at a time. The file shrinks at the next `checkpoint`."""
-        self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        # Not by `execute`: the statement gives pages back one a step, has no columns, and so is stepped once there.
+        self._connection.executescript(f"PRAGMA incremental_vacuum({int(pages)})")
+
+    def file_bytes(self) -> int:
+        """Bytes of the file once the log is folded into it; of the log's file, and its index, too."""
+        pages = self._one("PRAGMA page_count")
+        total = int(pages[0]) * _PAGE_BYTES if pages is not None else 0
+        sizes = []
+        for suffix in ("", "-wal", "-shm"):
+            try:
+                sizes.append(os.stat(f"{self.path}{suffix}").st_size)
+            except OSError:
+                sizes.append(0)
+        return max(total, sizes[0]) + sizes[1] + sizes[2]
 
     def free_pages(self) -> int:
         """Pages in the file that nothing uses."""
         row = self._one("PRAGMA freelist_count")
         return int(row[0]) if row is not None else 0
+
+    def bound_log(self, size: int) -> None:
+        """Fold the log into the file whenever it has ``size`` bytes (at most what is usual, 4 MB), and keep its file short."""
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {max(64, min(1000, size // _PAGE_BYTES))}")
+        self._connection.execute(f"PRAGMA journal_size_limit = {max(64 * _PAGE_BYTES, min(8 << 20, 2 * size))}")
 
     def log_bytes(self) -> int:
         """Bytes of the write-ahead log's file."""

@@ -112,6 +112,8 @@ class WriterProcess:
             return self.status()
         if op == "reserve":
             account = self.writer.account
+            if self.writer.recorder.settings is None:
+                return {}  # no client has said its limits yet, the asker neither: soon
             granted = account.reserve(str(message["name"]), int(message["bytes"]), int(message["least"]))
             return {"granted": granted, "limit": account.limits.disk}
         if op == "resume":

@@ -69,17 +69,13 @@ class Account:
 
     @property
     def used(self) -> int:
-        """Bytes on the disk: ledger with its log, chunks, payloads on their way."""
-        return self._ledger_bytes() + self._chunks + sum(self._files.values())
+        """Bytes on the disk: ledger with its log, also folded in; chunks, payloads on their way."""
+        return self._ledger.file_bytes() + self._chunks + sum(self._files.values())
 
     @property
     def reserved(self) -> int:
         """Bytes that are promised and not written yet."""
         return sum(self._parts().values()) - sum(self._files.values()) + self.storing
-
-    def _ledger_bytes(self) -> int:
-        ledger = self._home.ledger
-        return file_bytes(ledger, *(ledger.with_name(ledger.name + suffix) for suffix in ("-wal", "-shm")))
 
     @property
     def room(self) -> int:

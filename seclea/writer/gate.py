@@ -20,6 +20,7 @@ from seclea.writer.limits import (
     frames_that_fit,
     free_bytes,
     limits_from,
+    margin,
     pause_reason,
     resident_bytes,
     room_to_resume,
@@ -94,10 +95,10 @@ class Gate:
             pids: of writer and sender.
             refused: the disk refuses just now; then nothing resumes.
         """
-        limits = self._limits_now(settings)
+        limits = self.limits_of(settings)
         account = self.account
         account.measure()
-        self._tidy.step(time.monotonic(), account.used, limits)
+        self._tidy.step(time.monotonic(), account.used, account.room, limits)
         rings = sum(ring.path.stat().st_size for ring in self._rings.values() if ring.path.exists())
         memory = rings + resident_bytes(pids)
         self.usage = Usage(memory, account.used, free_bytes(self._home.path), rings, account.reserved)
@@ -113,8 +114,8 @@ class Gate:
             self._show()
         self.pauses.write()
 
-    def _limits_now(self, settings: dict[str, Any] | None) -> Limits:
-        """The last client's limits, as its RC files are now."""
+    def limits_of(self, settings: dict[str, Any] | None) -> Limits:
+        """The limits of the client that said ``settings``, as its RC files are now; in force from here on."""
         if settings is not self._settings:
             self._settings = settings
             said = settings or {}
@@ -124,8 +125,14 @@ class Gate:
                 log.warning("%s", self.watch.trouble)
             else:
                 log.info("the limits are now %s", self.watch.limits)
-        self.account.limits = self.watch.limits
+        if self.watch.limits is not self.account.limits:
+            self.account.limits = self.watch.limits
+            self._ledger.bound_log(margin(self.watch.limits) * 4)
         return self.watch.limits
+
+    def outcomes_that_fit(self) -> int:
+        """How many outcomes may be applied at once: each writes some pages to the log, also at a limit."""
+        return max(8, min(1000, self.account.room // 65_536))
 
     def pause(self, reason: str) -> None:
         """Ask all clients to pause, for this reason."""

@@ -44,7 +44,7 @@ class Usage:
 
 def margin(limits: Limits) -> int:
     """Bytes of disk kept for what is written also at a limit: outcomes, events, the sqlite log."""
-    return min(1 << 20, limits.disk // 32)
+    return min(1 << 20, limits.disk // 32)  # a quarter of what the log may have
 
 
 def frames_that_fit(room: int, limits: Limits) -> int:

@@ -42,11 +42,11 @@ class Pauses:
 
     def begin(self, reason: str) -> None:
         """Logging pauses; or goes on pausing, for this reason now."""
-        if self.reason is None:
+        begins, self.reason = self.reason is None, reason
+        if begins:
             self.since_ns, self.mark = time.time_ns(), time.monotonic_ns()
             log.warning("logging is paused: %s", reason)
             self._note("paused", reason)
-        self.reason = reason
 
     def end(self, seconds: float | None = None) -> None:
         """Logging goes on."""

@@ -28,6 +28,7 @@ _KEEP_EVENTS = 10_000
 _ROWS = 2_000  # in one transaction, some milliseconds
 _LOG_BYTES = 1 << 20  # of the sqlite log that are worth a checkpoint
 _PAGES = 256  # free pages, 1 MB, that are worth giving back
+_VACUUM_SECONDS = 0.05  # at one look; the rings wait meanwhile
 _PAGES_AT_ONCE = 4_096  # 16 MB
 _SHARE = 0.9  # of what logging resumes below: from there on rows go early, before a pause comes
 
@@ -39,8 +40,13 @@ class Tidy:
         self._ledger = ledger
         self._next = 0.0
 
-    def step(self, now: float, used: int, limits: Limits) -> None:
-        """One look, if it is time. ``used``: bytes of disk in use."""
+    def step(self, now: float, used: int, room: int, limits: Limits) -> None:
+        """One look, if it is time.
+
+        Args:
+            used: bytes of disk in use.
+            room: bytes that may still be taken.
+        """
         wanted = int(limits.disk * limits.resume_below * _SHARE)
         tight = used > wanted
         if now < self._next and not tight:
@@ -50,7 +56,7 @@ class Tidy:
             with self._ledger.transaction():
                 self._thin(tight, used - wanted)
                 self._ledger.thin_events(_KEEP_EVENTS)
-            self._give_back(tight)
+            self._give_back(tight, room)
 
     def _thin(self, tight: bool, too_much: int) -> None:
         horizon_ns = time.time_ns() - int(KEEP_SECONDS * 1e9)
@@ -64,10 +70,14 @@ class Tidy:
             before = json.loads(self._ledger.meta(THINNED) or "[0, 0]")
             self._ledger.set_meta(THINNED, json.dumps([before[0] + gone, before[1] + points]))
 
-    def _give_back(self, tight: bool) -> None:
+    def _give_back(self, tight: bool, room: int) -> None:
         """Free pages and the log to the file system. Readers are not waited for: then the next time."""
-        free = self._ledger.free_pages()
-        if free >= _PAGES or (tight and free):
-            self._ledger.give_back_space(_PAGES_AT_ONCE)
         if tight or self._ledger.log_bytes() > _LOG_BYTES:
             self._ledger.checkpoint()
+        # For each page that goes another one may move, by way of the log.
+        pages = max(64, min(_PAGES_AT_ONCE, room // 16_384))
+        until = time.monotonic() + _VACUUM_SECONDS
+        while (free := self._ledger.free_pages()) >= (1 if tight else _PAGES) and time.monotonic() < until:
+            self._ledger.give_back_space(pages)
+            if not self._ledger.checkpoint() or self._ledger.free_pages() >= free:
+                break

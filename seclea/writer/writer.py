@@ -190,7 +190,8 @@ class Writer:
         if now >= self._next_scan:
             self.scan()
         frames = self.gate.read_rings()
-        self._outcomes.extend(self.settle_queue.get_many(1000, 0))
+        if not self.settle_queue.empty():
+            self._outcomes.extend(self.settle_queue.get_many(self.gate.outcomes_that_fit(), 0))
         self._collect_payloads()
         if frames or self._outcomes or self._stored:
             try:
@@ -236,6 +237,7 @@ class Writer:
             raise
         for ring_id in frames:
             self.rings[ring_id].commit()
+        self.gate.limits_of(self.recorder.settings)  # a new client's hold from its first frame on
         self._outcomes.clear()
         if outcomes:
             self.last_outcome = time.monotonic()
