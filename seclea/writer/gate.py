@@ -24,6 +24,7 @@ from seclea.writer.limits import (
     pause_reason,
     resident_bytes,
     room_to_resume,
+    rows_of,
 )
 from seclea.writer.pauses import Pauses
 from seclea.writer.tidy import Tidy
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _FRAMES = 20_000  # of one ring in one transaction
 _BYTES = 4 << 20
+_ROOMY_BYTES = 1 << 30  # from here on no frames of one step are counted
 _CHECKPOINT_SECONDS = 0.2  # between two tries to make room so
 
 
@@ -68,10 +70,17 @@ class Gate:
             self._no_room = True
             self.pause(self.account.shortage())
             return found
+        room = self.account.room - margin(self.account.limits)
         for ring_id, ring in self._rings.items():
             if left > 0 and (got := ring.read(_FRAMES, min(_BYTES, left))):
+                rows = rows_of(got) if room < _ROOMY_BYTES else 0
+                if rows > room:  # entities: a small frame, and many rows
+                    ring.unread()
+                    got = ring.read(max(1, len(got) * max(0, room) // rows // 2), min(_BYTES, left))
+                    rows = rows_of(got)
                 found[ring_id] = got
-                left -= sum(len(payload) for _, _, payload in got)
+                room -= rows
+                left = min(left - sum(len(payload) for _, _, payload in got), room)
         return found
 
     def _room_for_frames(self) -> int:

@@ -10,9 +10,13 @@ from typing import Any
 
 import psutil
 
+from seclea.frames import FrameType
 from seclea.settings import Limits
 
-_GROWTH = 16  # bytes of ledger and its log for one byte of a frame: small entities cost most, metrics a tenth of it
+_LOG_CALLS = frozenset({int(FrameType.POINTS), int(FrameType.METRICS), int(FrameType.KEYS)})
+
+_GROWTH = 4  # bytes of ledger and its log for one byte of a frame; of metrics it is a little over two
+_ROWS_BYTES = 16 << 10  # more for a frame that is no log call: rows, entries of indices, pages that are written whole
 _LEAST_FRAMES = 64 << 10  # bytes of frames worth a transaction
 
 
@@ -53,9 +57,14 @@ def frames_that_fit(room: int, limits: Limits) -> int:
     return fit if fit >= _LEAST_FRAMES else 0
 
 
+def rows_of(frames: Iterable[tuple[int, int, bytes]]) -> int:
+    """Bytes of ledger and its log that these frames may take, at the very most."""
+    return sum(_GROWTH * len(payload) + (0 if kind in _LOG_CALLS else _ROWS_BYTES) for kind, _, payload in frames)
+
+
 def room_to_resume(limits: Limits) -> int:
     """Bytes of disk that must be free under the limit before logging resumes: enough for more than one transaction."""
-    return 2 * (margin(limits) + _GROWTH * _LEAST_FRAMES)
+    return 2 * (margin(limits) + 4 * _GROWTH * _LEAST_FRAMES)
 
 
 def fits(size: int, room: int, others: Iterable[int]) -> bool:

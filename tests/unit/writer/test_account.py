@@ -82,7 +82,7 @@ def test_a_payload_fits_with_its_chunks_or_alone(size: int, room: int, others: l
 def test_frames_are_taken_only_as_far_as_their_rows_fit(disk: int) -> None:
     limits = Limits(disk=disk)
     assert frames_that_fit(margin(limits), limits) == 0
-    assert frames_that_fit(disk, limits) * 8 < disk
+    assert frames_that_fit(disk, limits) * 4 < disk
     assert frames_that_fit(room_to_resume(limits), limits) > 0, "what resumes does not pause again at once"
     assert room_to_resume(limits) < disk * 0.2, "with the share that is the default it is no further limit"
 
