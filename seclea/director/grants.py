@@ -13,6 +13,7 @@ from typing import Any
 
 from seclea.contract import Home
 from seclea.director.room import Room
+from seclea.entities import Entity
 from seclea.errors import PipelineError, TooLargeError
 from seclea.processes.rendezvous import ask
 from seclea.queues.wait import wait_until
@@ -24,6 +25,16 @@ _ASK_SECONDS = 0.1  # between two questions of a process that waits: the writer 
 _ANSWER_SECONDS = 2.0
 _START_SECONDS = 5.0  # for a writer that is only just starting; that is no limit
 _TOO_LARGE = -1
+
+
+def check_size(entity: Entity, payload: Path, limit: int) -> None:
+    """Refuse a payload that alone is larger than the disk limit."""
+    size = payload.stat().st_size
+    if size > limit:
+        raise TooLargeError(
+            f"The {entity.kind} {entity.name!r} has {size / 1e6:.0f} MB; the disk limit is {limit / 1e6:.0f} MB.",
+            "Raise limits.disk in .seclearc, or record less.",
+        )
 
 
 class Grants:

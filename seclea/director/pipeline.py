@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from seclea.contract import Destination, Home
-from seclea.director.grants import Grants, Take
+from seclea.director.grants import Grants, Take, check_size
 from seclea.director.progress import ask_until
 from seclea.director.ring_size import ring_within
 from seclea.director.room import Room
 from seclea.entities import Entity, new_uuid
-from seclea.errors import PipelineError, TooLargeError
+from seclea.errors import PipelineError
 from seclea.frames import (
     MAX_FRAME_BYTES,
     MAX_KEY_SETS,
@@ -288,7 +288,7 @@ class Pipeline:
         name = None
         try:
             if payload is not None:
-                self._check_size(entity, payload)
+                check_size(entity, payload, self.limits.disk)
                 # Under the name that its bytes were asked for.
                 name = self._grants.name(payload)
                 payload = payload.rename(self.home.incoming / name)
@@ -300,14 +300,6 @@ class Pipeline:
             if payload is not None:
                 payload.unlink(missing_ok=True)
             raise
-
-    def _check_size(self, entity: Entity, payload: Path) -> None:
-        size, limit = payload.stat().st_size, self._room.limits.disk
-        if size > limit:
-            raise TooLargeError(
-                f"The {entity.kind} {entity.name!r} has {size / 1e6:.0f} MB; the disk limit is {limit / 1e6:.0f} MB.",
-                "Raise limits.disk in .seclearc, or record less.",
-            )
 
     def put_large(self, frame_type: FrameType, payload: bytes, index: int) -> bool:
         """Hand over a frame that may be larger than a ring takes; it then travels as a file. False: left out, counted."""

@@ -136,7 +136,7 @@ class Gate:
                 log.info("the limits are now %s", self.watch.limits)
         if self.watch.limits is not self.account.limits:
             self.account.limits = self.watch.limits
-            self._ledger.bound_log(margin(self.watch.limits) * 4)
+            self._ledger.bound_log(2 * margin(self.watch.limits))
         return self.watch.limits
 
     def outcomes_that_fit(self) -> int:

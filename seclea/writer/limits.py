@@ -48,7 +48,7 @@ class Usage:
 
 def margin(limits: Limits) -> int:
     """Bytes of disk kept for what is written also at a limit: outcomes, events, the sqlite log."""
-    return min(1 << 20, limits.disk // 32)  # a quarter of what the log may have
+    return min(1 << 20, limits.disk // 16)
 
 
 def frames_that_fit(room: int, limits: Limits) -> int:
@@ -64,7 +64,7 @@ def rows_of(frames: Iterable[tuple[int, int, bytes]]) -> int:
 
 def room_to_resume(limits: Limits) -> int:
     """Bytes of disk that must be free under the limit before logging resumes: enough for more than one transaction."""
-    return 2 * (margin(limits) + 4 * _GROWTH * _LEAST_FRAMES)
+    return 2 * (margin(limits) + _GROWTH * _LEAST_FRAMES)
 
 
 def fits(size: int, room: int, others: Iterable[int]) -> bool:
