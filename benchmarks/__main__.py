@@ -5,6 +5,7 @@
     page FILE…          write the tables and plots of docs/performance.md from what ``--json`` wrote
     trouble             full disks, killed helpers, servers that are down, which has options of its own
     dataset_chain       what a chain of transformations costs, which has options of its own
+    limits              usage and times of a job that logs five times as much as fits, likewise
 
 Options: ``--quick`` a few seconds per question (shows that all contenders run; its figures say little), ``--rounds N`` fresh
 processes per contender (5), ``--json FILE`` all figures of all rounds, written after each question.
@@ -21,7 +22,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import busy_loop, dataset_chain, durable, growth, log_call, page, queue_kills, queue_speed, trouble
+from benchmarks import (
+    busy_loop,
+    dataset_chain,
+    durable,
+    growth,
+    limits,
+    log_call,
+    page,
+    queue_kills,
+    queue_speed,
+    trouble,
+)
 from benchmarks.contenders_of import LOGGERS, QUEUES
 from benchmarks.contest import ROOT, say
 from benchmarks.environments import folder, versions_of
@@ -42,12 +54,14 @@ def main(arguments: list[str]) -> int:
     """Run what is named."""
     name = arguments[0] if arguments else "--help"
     if name == "--list":
-        print("\n".join([*QUESTIONS, "trouble", "dataset_chain"]))
+        print("\n".join([*QUESTIONS, "trouble", "dataset_chain", "limits"]))
         return 0
     if name == "trouble":
         return trouble.main(arguments[1:])
     if name == "dataset_chain":
         return dataset_chain.main(arguments[1:])
+    if name == "limits":
+        return limits.main(arguments[1:])
     if name == "page":
         return page.main(arguments[1:])
     if name not in ("all", *QUESTIONS):

@@ -86,6 +86,7 @@ class Home:
         self.ledger = self.path / "ledger.sqlite"
         self.spool = self.path / "spool"
         self.incoming = self.spool / "incoming"  # payloads that clients have written, not yet in the ledger
+        self.making = self.spool / "making"  # payloads that clients are writing, by ring
         self.chunks = self.spool / "chunks"
         self.rings = self.path / "rings"
         self.queues = self.path / "queues"

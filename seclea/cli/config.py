@@ -10,7 +10,7 @@ def show_config(*, origin: bool) -> int:
     resolved = load()
     values = resolved.settings.to_json()
     limits = values.pop("limits")
-    rows = [(name, value) for name, value in values.items()]
+    rows = [(name, value) for name, value in values.items() if name in resolved.origins]
     rows += [(f"limits.{name}", value) for name, value in limits.items()]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -39,6 +39,7 @@ from seclea.transformations import DatasetTransformation
 if TYPE_CHECKING:
     from seclea.api.api import Api
     from seclea.api.tokens import Token
+    from seclea.client.snapshot.models import ModelSnapshot
 
 _LOOK_SECONDS = 1.5  # for a parent that is not known here
 MAX_RESULTS = 10_000  # metrics of a run that is recorded in one call
@@ -114,7 +115,7 @@ class SecleaAI:
         elif given is not None:
             hint = "Pass platform_url, or no login (SECLEA_USERNAME, SECLEA_PASSWORD, SECLEA_TOKEN_FILE)."
             raise UsageError("A login makes no sense with the home's own portal.", hint)
-        self._pipeline = pipeline_of(self.home, resolved.limits)
+        self._pipeline = pipeline_of(self.home, resolved)
         self._pipeline.stream(self._speaker)
 
     # -- set-up --------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class SecleaAI:
         if self._terminated:
             raise RunFinishedError("This client was terminated.", "Make another SecleaAI.")
         if self._pipeline is None:
-            self._pipeline = pipeline_of(self.home, self.settings.limits)
+            self._pipeline = pipeline_of(self.home, self.settings)
         return self._pipeline
 
     # -- recording -----------------------------------------------------------------------------------------------
@@ -236,10 +237,11 @@ class SecleaAI:
             line.store_entity(self._speaker, entity, payload=payload)
 
         def upload() -> Dataset:  # all of it again, should the disk have been full: nothing is left of the time before
-            with Upload(self.home, self.project, self._known, hand_over, self.settings.limits.disk) as upload:
+            room = line.payloads_of("the dataset, or a step on the way to it,")
+            with Upload(self.home, self.project, self._known, hand_over, line.limits.disk, room) as upload:
                 return work(upload)
 
-        return line.with_room(self._speaker, Kind.DATASET, upload)
+        return line.with_room(lambda: line.stream(self._speaker), Kind.DATASET, upload)
 
     def start_training_run(
         self,
@@ -342,6 +344,7 @@ class SecleaAI:
         metrics: Mapping[str, Any] | None,
         metadata: Mapping[str, Any] | None,
     ) -> TrainingRun:
+        from seclea.client.snapshot.files import taking
         from seclea.client.snapshot.models import snapshot_model
 
         if joining.repeats():
@@ -353,7 +356,14 @@ class SecleaAI:
                 f"A run's results are {MAX_RESULTS} metrics at most, not {len(results)}.", "Log them in parts."
             )
         self._line.wait_for_room()
-        taken = self._line.with_room(self._speaker, Kind.MODEL_STATE, lambda: snapshot_model(model, self.home.incoming))
+        line = self._line
+
+        def snapshot() -> ModelSnapshot:
+            directory, take = line.payloads_of("the final state of the run")
+            with taking(take):
+                return snapshot_model(model, directory)
+
+        taken = line.with_room(lambda: line.stream(self._speaker), Kind.MODEL_STATE, snapshot)
         run = None
         try:
             run = self._open_run(plan)

@@ -13,7 +13,7 @@ from seclea.director.outlook import Outlook
 from seclea.errors import ConfigurationError, LedgerError, PipelineError, SecleaError
 from seclea.ledger import tallies
 from seclea.ledger.tallies import Tally
-from seclea.ledger.view import LedgerView
+from seclea.ledger.view import PAUSES, THINNED, LedgerView
 from seclea.processes.rendezvous import ask
 from seclea.settings import load
 
@@ -36,10 +36,13 @@ def status(home: Home) -> dict[str, Any]:
         "clients": live.get("clients", []),
         "paused": live.get("paused") is not None,
         "paused_reason": live.get("paused"),
-        "paused_since": None,
+        "paused_since": iso(live.get("paused_since_ns")),
         "pauses": {"count": 0, "seconds": 0.0, "by_reason": {}},
+        "refused_payloads": live.get("refused_payloads", 0),
         "usage": live.get("usage"),
         "limits": live.get("limits"),
+        "limits_trouble": live.get("limits_trouble"),
+        "kept_here_gone": {"records": 0, "points": 0},
         "records": {},
         "pending": {"records": 0, "bytes": 0},
         "delivered": {"records": 0, "points": 0, "bytes": 0},
@@ -52,7 +55,7 @@ def status(home: Home) -> dict[str, Any]:
     }
     try:
         with LedgerView(home.ledger) as view:
-            _add_ledger(result, view, home)
+            _add_ledger(result, view, home, live.get("paused_since_ns"))
     except LedgerError as error:
         result["ledger"] = str(error)
     return result
@@ -72,7 +75,7 @@ def _settings_problem() -> str | None:
     return None
 
 
-def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home) -> None:
+def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home, paused_since_ns: int | None) -> None:
     now_ns = time.time_ns()
     result["records"] = view.counts()
     records, size = view.pending()
@@ -90,14 +93,9 @@ def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home) -> None:
         }
         for row in view.troubled(limit=_TROUBLED)
     ]
-    if result["paused"]:
-        result["paused_since"] = iso(tallies.paused_since(view))
-    pauses = tallies.pauses(view, now_ns)
-    result["pauses"] = {
-        "count": sum(one.count for one in pauses),
-        "seconds": round(sum(one.seconds for one in pauses), 3),
-        "by_reason": {one.reason: {"count": one.count, "seconds": round(one.seconds, 3)} for one in pauses},
-    }
+    result["pauses"] = _pauses(view, paused_since_ns)
+    records, points = json.loads(view.meta(THINNED) or "[0, 0]")
+    result["kept_here_gone"] = {"records": records, "points": points}
     result["left_out"] = view.left_out()
     result["left_out_by_reason"] = [_tally(one) for one in tallies.left_out(view)]
     result["destinations"] = [_destination(dict(row), view, home, now_ns) for row in view.destinations()]
@@ -148,6 +146,20 @@ def _what_to_do(outlook: Outlook, logged_in: bool, pending: int) -> str | None:
     if not logged_in and (outlook.hold or pending):
         return "seclea login"
     return "seclea retry, once that is right" if outlook.hold else None
+
+
+def _pauses(view: LedgerView, since_ns: int | None) -> dict[str, Any]:
+    """All pauses that are over, and the one that is."""
+    by_reason = {
+        kind: {"count": int(count), "seconds": seconds}
+        for kind, (count, seconds) in json.loads(view.meta(PAUSES) or "{}").items()
+    }
+    now = max(0.0, (time.time_ns() - since_ns) / 1e9) if since_ns else 0.0
+    return {
+        "count": sum(one["count"] for one in by_reason.values()) + bool(since_ns),
+        "seconds": round(sum(one["seconds"] for one in by_reason.values()) + now, 3),
+        "by_reason": by_reason,
+    }
 
 
 def _portal_address(home: Home) -> str | None:

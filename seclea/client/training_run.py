@@ -17,7 +17,7 @@ import msgpack
 from seclea.client.validation import check_metrics, check_params, check_step, plain_types
 from seclea.director import Pipeline, Progress, Speaker, forget_after_fork, pipeline_of, progress
 from seclea.entities import Kind, ModelState, RunStatus
-from seclea.errors import MetricError, PipelineError, QueueClosed, RunFinishedError, UsageError
+from seclea.errors import LoggingPaused, MetricError, PipelineError, QueueClosed, RunFinishedError, UsageError
 from seclea.frames import (
     MAX_FRAME_BYTES,
     MAX_KEY_SETS,
@@ -28,7 +28,6 @@ from seclea.frames import (
     points_struct,
 )
 from seclea.records import MAX_KEYS
-from seclea.settings import Limits
 
 if TYPE_CHECKING:
     from seclea.client.snapshot.models import ModelSnapshot
@@ -71,14 +70,10 @@ class TrainingRun:
         forget_after_fork(self)
 
     def _bind(self) -> None:
-        pipeline = pipeline_of(self._home, self._limits)
+        pipeline = pipeline_of(self._home, self._speaker.settings)
         self._pipeline = pipeline
         self._index = pipeline.stream(self._speaker, self.uuid, launcher_rank())
         self._bound = True
-
-    @property
-    def _limits(self) -> Limits:
-        return self._speaker.settings.limits
 
     def after_fork_in_child(self) -> None:
         """The ring was the parent's: bind to this process's own at the first call."""
@@ -171,7 +166,7 @@ class TrainingRun:
                 try:
                     self._bind()
                 except PipelineError as error:  # a child whose ring finds no place
-                    if self._limits.when_full == "raise":
+                    if self._speaker.settings.limits.when_full == "raise":
                         raise
                     return _say_once(f"log calls of this process are left out: {error}")
             pipeline = self._pipeline
@@ -239,11 +234,15 @@ class TrainingRun:
             step: of the run, for people and curves.
             final: the state that the run ends with; one in a run.
         Returns:
-            What was recorded: its uuid, size in bytes and sha256.
+            What was recorded: its uuid, size in bytes and sha256. Where logging is paused and the limits say not to wait
+            (longer), the state is left out and counted, and ``metadata["left_out"]`` of what is returned says why.
         Raises:
             UnknownModelError: a model that seclea cannot store.
             RunFinishedError: after `finish` or `terminate`.
+            LoggingPaused: a limit is reached and ``when_full = "raise"``.
+            TooLargeError: larger than the disk limit.
         """
+        from seclea.client.snapshot.files import taking
         from seclea.client.snapshot.models import snapshot_model
 
         if self._ended is not None:
@@ -256,11 +255,22 @@ class TrainingRun:
             )
         extra = check_params(metadata or {}, "metadata")
         step = None if step is None else check_step(step)
-        self._pipeline.wait_for_room()
-        taken = self._pipeline.with_room(
-            self._speaker, Kind.MODEL_STATE, lambda: snapshot_model(model, self._home.incoming)
-        )
-        return self._store_state(taken, step, final, extra)
+        pipeline = self._pipeline
+
+        def snapshot() -> ModelSnapshot:
+            directory, take = pipeline.payloads_of(f"a state of the run {self.name or self.uuid!r}")
+            with taking(take):
+                return snapshot_model(model, directory)
+
+        try:
+            pipeline.wait_for_room()
+            taken = pipeline.with_room(lambda: self._index, Kind.MODEL_STATE, snapshot)
+            return self._store_state(taken, step, final, extra)
+        except LoggingPaused as error:
+            if pipeline.limits.when_full == "raise":
+                raise
+            pipeline.count_left_out(error, self._index, Kind.MODEL_STATE)
+            return ModelState(name="", training_run=self.uuid, step=step, metadata={"left_out": error.message})
 
     def _store_state(
         self, taken: ModelSnapshot, step: int | None, final: bool, metadata: Mapping[str, Any]

@@ -12,12 +12,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 from seclea.client.lineage.chain import Chain
 from seclea.client.lineage.details import Step
 from seclea.client.lineage.known import KnownDatasets
 from seclea.client.snapshot.content import Content, split_content
+from seclea.client.snapshot.files import Take, taking
 from seclea.client.snapshot.tables import StoredTable, describe, read_table, store_parquet
 from seclea.client.validation import DATASET_NAME, check_name
 from seclea.contract import Home
@@ -34,10 +37,20 @@ class Upload:
     Args:
         hand_over: gives an entity, and the file of its payload, to the pipeline.
         disk_limit: bytes that one payload may have.
+        room: the directory for payload files, and what they ask for their bytes; by default ``incoming``, and nobody.
     """
 
-    def __init__(self, home: Home, project: str, known: KnownDatasets, hand_over: HandOver, disk_limit: int) -> None:
-        self._home = home
+    def __init__(
+        self,
+        home: Home,
+        project: str,
+        known: KnownDatasets,
+        hand_over: HandOver,
+        disk_limit: int,
+        room: tuple[Path, Take] | None = None,
+    ) -> None:
+        self._directory, take = room or (home.incoming, None)
+        self._room = taking(take) if take is not None else contextlib.nullcontext()
         self._project = project
         self._known = known
         self._hand_over = hand_over
@@ -48,9 +61,11 @@ class Upload:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Upload:
+        self._room.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._room.__exit__(None, None, None)
         if self._pool is not None:
             self._pool.shutdown(wait=True)
         for pending in self._pending:
@@ -69,7 +84,7 @@ class Upload:
         """Record a table."""
         name = check_name("dataset", name, DATASET_NAME)
         steps = _checked(transformations)
-        content, stored = read_table(data, self._home.incoming)
+        content, stored = read_table(data, self._directory)
         if stored is not None:
             self._files.append(stored)
         path = os.fspath(data) if isinstance(data, str | os.PathLike) else ""
@@ -148,7 +163,7 @@ class Upload:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="seclea-store")
         for pending in self._pending[:-1]:
             pending.exception()
-        future = self._pool.submit(store_parquet, content.table, self._home.incoming)
+        future = self._pool.submit(copy_context().run, store_parquet, content.table, self._directory)
         self._pending.append(future)
         return future
 

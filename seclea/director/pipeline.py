@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seclea.contract import Destination, Home
+from seclea.director.grants import Grants, Take, check_size
 from seclea.director.progress import ask_until
+from seclea.director.ring_size import ring_within
 from seclea.director.room import Room
 from seclea.director.shortage import NO_ROOM, overcome, ring_when_there_is_room
 from seclea.entities import Entity, new_uuid
-from seclea.errors import PipelineError, TooLargeError
+from seclea.errors import LoggingPaused, PipelineError
 from seclea.frames import (
     MAX_FRAME_BYTES,
     MAX_KEY_SETS,
@@ -43,13 +45,15 @@ from seclea.processes.rendezvous import prepare, private_directory, ring_bell
 from seclea.processes.start import ensure_writer
 from seclea.queues.ring import Producer
 from seclea.queues.segment import roomy_directory
-from seclea.settings import Limits, Settings
+from seclea.settings import Limits, LimitsWatch, Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 RING_BYTES = 4 << 20
+_SMALL_RINGS = (1 << 20, 256 << 10)  # where the memory limit has no room for a whole one
+_SPARE = 64  # this part of a ring is for what closes something, also when log calls have filled the rest
 _LOOK_NS = 2_000_000_000  # a writer that has not beaten for this long is looked for
 _BELL_NS = 50_000_000  # between two bells of one process
 
@@ -66,15 +70,15 @@ class Speaker:
 class Pipeline:
     """This process's ring into one home. Use `pipeline_of`."""
 
-    def __init__(self, home: Home, limits: Limits) -> None:
+    def __init__(self, home: Home, watch: LimitsWatch) -> None:
         self.home = home
-        self.limits = limits
-        self._ring = ring_when_there_is_room(home, limits, lambda: _new_ring(home, self._attend_if_asleep))
+        self._ring = ring_when_there_is_room(home, watch.limits, lambda: self._make_ring(watch))
         self._lock = threading.RLock()
         self._streams: dict[tuple[Speaker, str | None], int] = {}
         self._stream_numbers = itertools.count()
         self._left: dict[tuple[int, str, str], int] = {}  # (stream, kind, reason): not yet tombstoned
-        self._room = Room(home, self._ring, limits)
+        self._room = Room(home, self._ring, watch)
+        self._grants = Grants(home, self._ring.ring_id.hex(), self._room, self._attend_now)
         self._key_sets: dict[tuple[str, ...], int] = {}
         self._key_numbers = itertools.count()
         self._next_bell = 0
@@ -83,6 +87,11 @@ class Pipeline:
         self.offer = self._ring.put
         """``offer(type, payload, now_ns)``: the hot path, `Producer.put` itself. On 0 go on with `put`."""
         self._ensure()
+
+    def _make_ring(self, watch: LimitsWatch) -> Producer:
+        prepare(self.home)
+        sizes = (RING_BYTES, *(size for size in _SMALL_RINGS if size < RING_BYTES))
+        return ring_within(self.home, watch, sizes, lambda size: _new_ring(self.home, self._attend_if_asleep, size))
 
     # -- hot path ------------------------------------------------------------------------------------------------
 
@@ -138,7 +147,7 @@ class Pipeline:
         if self._offer(frame_type, payload):
             return True
         # A large frame is one of metrics: entities go by `_put_surely`.
-        self._leave_out(index, "finish" if frame_type == FrameType.FINISH else "metrics")
+        self.leave_out(index, "finish" if frame_type == FrameType.FINISH else "metrics")
         return False
 
     def _offer(self, frame_type: int, payload: bytes) -> bool:
@@ -147,15 +156,18 @@ class Pipeline:
         closing = frame_type in (FrameType.FINISH, FrameType.STREAM, FrameType.TOMBSTONE, FrameType.KEYS)
         if not closing and not self._pause_ends():
             return False
-        if not self._tombstones_out() and not closing:
+        if not self._tombstones_out(closing) and not closing:
             return False
-        if ring.put(frame_type, payload):
+
+        def put() -> bool:
+            return bool((closing or ring.has_room(len(payload))) and ring.put(frame_type, payload))
+
+        if put():
             self._attend_if_asleep()
         else:
             # No room: the writer is behind, starting, or dead.
-            self._next_bell = 0
-            self._attend()
-            if not room.wait(lambda: bool(ring.put(frame_type, payload)), meanwhile=self._attend):
+            self._attend_now()
+            if not room.wait(put, meanwhile=self._attend):
                 return False
             self._attend_if_asleep()
         if not ring.paused:
@@ -171,6 +183,11 @@ class Pipeline:
         if not self._pause_ends():
             raise self._room.paused_error("Nothing was recorded")
 
+    @property
+    def limits(self) -> Limits:
+        """In force now, for this process."""
+        return self._room.limits
+
     def _pause_ends(self) -> bool:
         """Wait for the end of a pause, as the limits say; whether there is none (any more)."""
         ring = self._ring
@@ -179,35 +196,56 @@ class Pipeline:
         self._attend_if_asleep()  # the writer that paused us may be gone; another one looks at the limits anew
         return self._room.wait(lambda: not ring.paused, meanwhile=self._attend_if_asleep)
 
-    def with_room(self, speaker: Speaker, kind: str, make: Callable[[], T]) -> T:
+    def with_room(self, index: Callable[[], int], kind: str, make: Callable[[], T]) -> T:
         """What ``make`` makes on the home's disk. Where there is no room for it, wait as at a limit, and make it again.
 
         Raises:
-            LoggingPaused: there is none, and the limits say not to wait (longer). Nothing was recorded, and a tombstone
-                in the session's stream says so.
+            LoggingPaused: there is none, and the limits say not to wait (longer). Nothing was recorded; unless they say to
+                raise, a tombstone in the stream ``index()`` says so.
         """
-        made = overcome(self._room, make)
-        if made is not None:
-            return made[0]
-        error = self._room.paused_error(f"The {kind.replace('_', ' ')} was not recorded")
-        self._room.trouble = ""
-        self._leave_out(self.stream(speaker), kind)
-        raise error
+        try:
+            made = overcome(self._room, make)
+            if made is None:
+                raise self._room.paused_error(f"The {kind.replace('_', ' ')} was not recorded")
+        except LoggingPaused as error:
+            self._room.trouble = ""
+            if self.limits.when_full != "raise":
+                self.count_left_out(error, index(), kind)
+            raise
+        return made[0]
+
+    def count_left_out(self, error: LoggingPaused, index: int, kind: str) -> None:
+        """Count what ``error`` says was not recorded, unless that was done where it was raised."""
+        if not vars(error).get("counted"):
+            vars(error)["counted"] = True
+            self.leave_out(index, kind)
 
     def _attend_if_asleep(self) -> None:
         if self._ring.consumer_sleeps or time.monotonic_ns() - self._ring.beat_ns > _LOOK_NS:
             self._attend()
 
-    def _leave_out(self, index: int, kind: str) -> None:
+    def _attend_now(self) -> None:
+        self._next_bell = 0
+        self._attend()
+
+    def leave_out(self, index: int, kind: str) -> None:
+        """Count something that could not be recorded, to be said where it would have stood."""
         reason = "paused" if self._ring.paused else "full"
         with self._lock:
             self._left[index, kind, reason] = self._left.get((index, kind, reason), 0) + 1
             self._ring.hold_back(True)  # nothing may pass before its tombstone
         self._ring.add_dropped(1)
 
-    def _tombstones_out(self) -> bool:
-        """Say what was left out, before anything else; False when there is no room even for that."""
+    def _tombstones_out(self, closing: bool = True) -> bool:
+        """Say what was left out, before anything else; False when there is no room even for that.
+
+        Args:
+            closing: something that closes follows. Else the spare bytes are left to that, or each call that is left out
+                would take some for a tombstone of its own.
+        """
         if self._left:
+            if not closing and not self._ring.has_room(1024):
+                return False
             with self._lock:
                 for index, kind, reason in list(self._left):
                     # Taken out first: a signal handler that logs meanwhile comes here, too, and must not say it again.
@@ -222,6 +260,16 @@ class Pipeline:
     def hurry(self) -> None:
         """At the end of the process: wait for nothing any more."""
         self._room.hurry = True
+
+    def payloads_of(self, what: str) -> tuple[Path, Take]:
+        """A directory for payload files, and what they ask for their bytes.
+
+        Args:
+            what: for errors, as "the dataset 'Claims'".
+        """
+        directory = self.home.making / self._ring.ring_id.hex()
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return directory, self._grants.take(what)
 
     # -- streams and entities ------------------------------------------------------------------------------------
 
@@ -245,7 +293,12 @@ class Pipeline:
                 project=speaker.project,
                 run=run,
                 rank=rank,
-                limits={**settings.to_json()["limits"], "idle_timeout_seconds": settings.idle_timeout_seconds},
+                limits={
+                    **settings.limits.to_json(),
+                    "idle_timeout_seconds": settings.idle_timeout_seconds,
+                    "files": settings.limit_files,
+                    "fixed": settings.fixed_limits,
+                },
                 ca_bundle=settings.ca_bundle,
             )
             self._put_surely(FrameType.STREAM, frame.pack(), "stream")
@@ -264,9 +317,9 @@ class Pipeline:
         name = None
         try:
             if payload is not None:
-                self._check_size(entity, payload)
-                # Named by the ring, so that a file whose frame never came can be told from one on its way.
-                name = self._ring.ring_id.hex() + uuid_module.uuid4().hex
+                check_size(entity, payload, self.limits.disk)
+                # Under the name that its bytes were asked for.
+                name = self._grants.name(payload)
                 payload = payload.rename(self.home.incoming / name)
             index = self.stream(speaker, run)
             frame = EntityFrame(index, entity.kind, entity.to_json(), name)
@@ -277,14 +330,6 @@ class Pipeline:
                 payload.unlink(missing_ok=True)
             raise
 
-    def _check_size(self, entity: Entity, payload: Path) -> None:
-        size, limit = payload.stat().st_size, self.limits.disk
-        if size > limit:
-            raise TooLargeError(
-                f"The {entity.kind} {entity.name!r} has {size / 1e6:.0f} MB; the disk limit is {limit / 1e6:.0f} MB.",
-                "Raise limits.disk in .seclearc, or record less.",
-            )
-
     def put_large(self, frame_type: FrameType, payload: bytes, index: int) -> bool:
         """Hand over a frame that may be larger than a ring takes; it then travels as a file. False: left out, counted."""
         if len(payload) <= MAX_FRAME_BYTES:
@@ -292,7 +337,7 @@ class Pipeline:
         made = overcome(self._room, lambda: self._as_file(frame_type, payload))
         if made is None:
             self._room.trouble = ""
-            self._leave_out(index, "metrics")
+            self.leave_out(index, "metrics")
             return False
         path, payload = made[0]
         if self.put(FrameType.LARGE, payload, index):
@@ -328,9 +373,11 @@ class Pipeline:
             return
         if path is not None:
             path.unlink(missing_ok=True)
+        error = self._room.paused_error(f"The {kind.replace('_', ' ')} was not recorded")
+        self._room.trouble = ""
         if session is not None:
-            self._leave_out(session(), kind)
-        raise self._room.paused_error(f"The {kind.replace('_', ' ')} was not recorded")
+            self.count_left_out(error, session(), kind)
+        raise error
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
@@ -364,13 +411,14 @@ _pipelines: dict[Path, Pipeline] = {}
 _pipelines_lock = threading.RLock()  # a signal handler may log, too
 
 
-def pipeline_of(home: Home, limits: Limits) -> Pipeline:
-    """This process's pipeline into a home, made on first use."""
+def pipeline_of(home: Home, limits: Limits | Settings) -> Pipeline:
+    """This process's pipeline into a home, made on first use; of settings it also follows later edits of their files."""
     pipeline = _pipelines.get(home.path)
     while pipeline is None:
         with _pipelines_lock:
             pipeline = _pipelines.get(home.path)
-            made = None if pipeline is not None else Pipeline(home, limits)
+            watch = LimitsWatch(limits) if isinstance(limits, Limits) else LimitsWatch.of(limits)
+            made = None if pipeline is not None else Pipeline(home, watch)
             if made is not None and made.is_open:  # else a signal handler forked meanwhile, and this is the child
                 pipeline = _pipelines.setdefault(home.path, made)
                 if pipeline is not made:  # a signal handler was here meanwhile
@@ -406,8 +454,7 @@ _abandoned: list[Pipeline] = []
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
-    prepare(home)
+def _new_ring(home: Home, attend: Callable[[], None], capacity_bytes: int) -> Producer:
     problem = OSError(errno.ENOSPC, "something removes its directories")
     for _ in range(10):
         # A writer that leaves removes an empty directory; it may be the one that we just chose. And if a signal handler
@@ -415,7 +462,12 @@ def _new_ring(home: Home, attend: Callable[[], None]) -> Producer:
         with contextlib.suppress(FileNotFoundError, FileExistsError, BlockingIOError):
             for directory in _ring_directories(home):
                 try:
-                    return Producer.create(directory, capacity_bytes=RING_BYTES, attend=attend)
+                    return Producer.create(
+                        directory,
+                        capacity_bytes=capacity_bytes,
+                        attend=attend,
+                        spare_bytes=capacity_bytes // _SPARE,
+                    )
                 except OSError as error:
                     if error.errno not in NO_ROOM:
                         raise

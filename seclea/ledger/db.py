@@ -24,6 +24,7 @@ from seclea.contract import Destination
 from seclea.errors import LedgerDamagedError, LedgerError, LedgerFullError
 from seclea.ledger.migrations import migrate
 from seclea.ledger.reopening import Reopening
+from seclea.ledger.space import Space
 from seclea.ledger.view import LOCAL_ONLY, LOSSES, OPEN
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
 
@@ -38,7 +39,7 @@ def row_hash(
     return hashlib.sha256(b"\n".join(parts)).digest()
 
 
-class Ledger(Reopening):
+class Ledger(Reopening, Space):
     """The writer's ledger: the only connection that writes, commits and checkpoints.
 
     Raises:
@@ -81,8 +82,11 @@ class Ledger(Reopening):
         run("PRAGMA trusted_schema = OFF")
         run("PRAGMA cell_size_check = ON")
         run("PRAGMA temp_store = MEMORY")
+        run(
+            "PRAGMA secure_delete = FAST"
+        )  # where it is ON (Debian's sqlite), each page that is freed is written once more
         run("PRAGMA wal_autocheckpoint = 1000")
-        run(f"PRAGMA journal_size_limit = {64 << 20}")
+        run(f"PRAGMA journal_size_limit = {8 << 20}")  # twice of what it usually grows to between two checkpoints
 
     def close(self) -> None:
         """Checkpoint and close."""
@@ -150,10 +154,6 @@ class Ledger(Reopening):
                 self._connection.execute("RELEASE part")
             raise
         self._connection.execute("RELEASE part")
-
-    def give_back_space(self, pages: int = 1000) -> None:
-        """Return free pages to the file system, a bounded number at a time."""
-        self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
 
     def quick_check(self) -> list[str]:
         """What sqlite finds wrong with the file; empty when nothing."""
@@ -446,7 +446,8 @@ class Ledger(Reopening):
         )
         return row is None
 
-    def _change(self, record: int, event: Event) -> Status:
+    def _change(self, record: int, event: Event, also: str = "", *values: Any) -> Status:
+        """Let ``event`` happen to a record; ``also`` are further columns, in one statement, as a row is written whole."""
         row = self._one("SELECT status FROM records WHERE id = ?", (record,))
         if row is None:
             raise LedgerError(f"There is no record {record}.")
@@ -454,19 +455,15 @@ class Ledger(Reopening):
         if status is None:
             raise LedgerError(f"Record {record} is {row['status']} and cannot be {event.value}.")
         self._connection.execute(
-            "UPDATE records SET status = ?, settled_ns = ? WHERE id = ?",
-            (status, time.time_ns() if status in (Status.COMPLETED, Status.FAILED) else None, record),
+            f"UPDATE records SET status = ?, settled_ns = ?{also} WHERE id = ?",  # noqa: S608 (ours)
+            (status, time.time_ns() if status in (Status.COMPLETED, Status.FAILED) else None, *values, record),
         )
         return status
 
     def complete(self, record: int, event: Event, receipt: str, *, keep_body: bool) -> None:
         """The portal has it (or never will have a place for it). Its metrics body gives its space back."""
-        self._change(record, event)
-        self._connection.execute(
-            "UPDATE records SET receipt = ?, error = NULL, hold = NULL, reserved = 0,"
-            " body = CASE WHEN ? THEN body ELSE NULL END WHERE id = ?",
-            (receipt, int(keep_body), record),
-        )
+        body = "" if keep_body else ", body = NULL"
+        self._change(record, event, f", receipt = ?, error = NULL, hold = NULL, reserved = 0{body}", receipt)
         self._connection.execute(
             "INSERT INTO totals (destination, kind, records, points, bytes) SELECT destination, kind || ?, 1, points, size"
             " FROM records WHERE id = ? ON CONFLICT DO UPDATE SET records = records + 1,"
@@ -533,15 +530,6 @@ class Ledger(Reopening):
     def knows_chunk(self, sha256: str) -> bool:
         """Whether some record needs this chunk."""
         return self._one("SELECT 1 FROM chunks WHERE sha256 = ?", (sha256,)) is not None
-
-    def spool_bytes(self) -> int:
-        """Bytes of all chunks, and of what is reserved for payloads on their way in."""
-        row = self._one(
-            "SELECT (SELECT coalesce(sum(bytes), 0) FROM chunks) +"  # noqa: S608
-            f" (SELECT coalesce(sum(reserved), 0) FROM records WHERE {OPEN} AND status = 'Saving')"
-        )
-        assert row is not None
-        return int(row[0])
 
     def add_event(
         self, kind: str, detail: str, *, destination: int | None = None, reason: str | None = None, count: int = 1

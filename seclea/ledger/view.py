@@ -23,6 +23,11 @@ _RECORD_COLUMNS = """r.id, r.kind, r.status, r.destination, s.uuid AS stream, r.
 # In the words of the indices on open records: sqlite takes those only for a query that says just this.
 OPEN = "status IN ('Saving', 'Transmitting')"
 
+# Keys of `Reader.meta`, with values in JSON.
+PAUSES = "pauses"  # by kind of reason: [count, seconds]
+OPEN_PAUSE = "pause"  # [since_ns, reason] while logging is paused, else empty
+THINNED = "kept here only, and gone"  # [records, points]
+
 LOCAL_ONLY = (
     " (local only)"  # behind the kind in the totals, behind "Completed" in counts: the portal has no place for it
 )

@@ -52,7 +52,8 @@ def private_directory(path: Path) -> Path:
 
 def prepare(home: Home) -> None:
     """Make the home's directories."""
-    for path in (home.path, home.spool, home.incoming, home.chunks, home.rings, home.queues, home.logs, home.runtime):
+    spool = (home.spool, home.incoming, home.making, home.chunks)
+    for path in (home.path, *spool, home.rings, home.queues, home.logs, home.runtime):
         private_directory(path)
 
 

@@ -231,8 +231,8 @@ class Consumer:
         with self._fence:  # a lock's atomic instruction orders this store before the look at HEAD that follows
             pass
 
-    def set_paused(self, paused: bool) -> None:
-        """Ask the producer to pause, or to go on."""
+    def set_paused(self, paused: int) -> None:
+        """Ask the producer to pause (any number but 0, one for each pause), or to go on (0)."""
         self._words[PAUSED] = int(paused)
 
     def beat(self, now_ns: int) -> None:

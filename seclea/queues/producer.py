@@ -64,8 +64,8 @@ class Producer:
         type: 1 to 255, for the caller's use.
         payload: at most ``largest_payload_bytes``.
         now_ns: ``time.time_ns()``, which the caller has just read. Then it is the put of a hot path: it also returns 0
-            while the consumer asks for a pause or `hold_back` does, and calls ``attend`` when the consumer sleeps, and
-            every half second (or when the clock was set back).
+            while the consumer asks for a pause or `hold_back` does, or only the ``spare_bytes`` of the ring are left, and
+            calls ``attend`` when the consumer sleeps, and every half second (or when the clock was set back).
     Raises:
         TooLargeError: the payload can never fit.
         QueueClosed: the ring was closed, or belongs to the process that forked this one.
@@ -81,11 +81,13 @@ class Producer:
         descriptor: int,
         memory: mmap.mmap,
         attend: Callable[[], None] = lambda: None,
+        spare_bytes: int = 0,
     ) -> None:
         self.path = path
         self.ring_id = ring_id
         self.capacity_bytes = len(memory) - HEADER_BYTES
         self.largest_payload_bytes = min(LARGEST_PAYLOAD, self.capacity_bytes // 4)
+        self._spare_bytes = spare_bytes
         self._descriptor = descriptor
         self._memory = memory
         self._words = memoryview(memory).cast("Q")
@@ -93,7 +95,14 @@ class Producer:
         # Re-entrant, because only that kind knows for sure whether a signal handler interrupted its own thread.
         self._lock = threading.RLock()
         self.put, self.hold_back, self._abandon = _make_put(
-            memory, self._words, self.capacity_bytes, self.largest_payload_bytes, self._parked, self._lock, attend
+            memory,
+            self._words,
+            self.capacity_bytes,
+            self.largest_payload_bytes,
+            self._parked,
+            self._lock,
+            attend,
+            spare_bytes,
         )
         _producers.add(self)
 
@@ -105,6 +114,7 @@ class Producer:
         capacity_bytes: int = 4 << 20,
         ring_id: bytes | None = None,
         attend: Callable[[], None] = lambda: None,
+        spare_bytes: int = 0,
     ) -> Producer:
         """Make the file of a new ring, ``<ring id in hex>.ring``, and hold its lock until `close`.
 
@@ -113,6 +123,7 @@ class Producer:
             capacity_bytes: of frames; rounded up to whole pages.
             ring_id: 16 bytes, random by default.
             attend: see `put`; it must not raise, and is called without the ring's lock.
+            spare_bytes: of the capacity, for puts without ``now_ns`` only.
         Raises:
             OSError: no room for it (ENOSPC and the like), or the directory is not ours.
         """
@@ -134,7 +145,7 @@ class Producer:
             segment.discard_unfinished(path)
             os.close(descriptor)
             raise
-        made = cls(path, ring_id, descriptor, memory, attend)
+        made = cls(path, ring_id, descriptor, memory, attend, spare_bytes)
         if os.getpid() != pid:
             made.abandon_after_fork()
         return made
@@ -154,6 +165,11 @@ class Producer:
     def paused(self) -> bool:
         """Whether the consumer asks for a pause (a limit was reached)."""
         return self._word(PAUSED) != 0
+
+    @property
+    def pause(self) -> int:
+        """The number of the pause that the consumer asks for; 0 without one."""
+        return self._word(PAUSED)
 
     @property
     def beat_ns(self) -> int:
@@ -179,6 +195,10 @@ class Producer:
     def used_bytes(self) -> int:
         """Bytes between TAIL and HEAD, which the consumer has yet to make safe."""
         return max(0, self._word(HEAD) - self._word(TAIL))
+
+    def has_room(self, size: int) -> bool:
+        """Whether a payload of ``size`` bytes fits without the spare bytes (and, for sure, not at the ring's end)."""
+        return self.used_bytes + size + 2 * FRAME_BYTES <= self.capacity_bytes - self._spare_bytes
 
     @property
     def closed(self) -> bool:
@@ -243,6 +263,7 @@ def _make_put(
     parked: deque[tuple[int, bytes]],
     lock: threading.RLock,
     attend: Callable[[], None],
+    spare_bytes: int,
 ) -> tuple[_Put, Callable[[bool], None], Callable[[], None]]:
     """`Producer.put`, `Producer.hold_back` and what disarms them after a fork.
 
@@ -254,9 +275,9 @@ def _make_put(
     pack_into = FRAME.pack_into
     head = sequence = 0
     shift = HEADER_BYTES  # head + shift is the place in the file
-    limit = capacity  # TAIL + capacity when last looked at; HEAD may not pass it
+    limit = capacity - spare_bytes  # TAIL + that when last looked at; HEAD may not pass it on the hot path
     bound = (
-        capacity  # what HEAD stays below on the straight path: `limit` and the end of the file; 0 to look at everything
+        limit  # what HEAD stays below on the straight path: `limit` and the end of the file; 0 to look at everything
     )
     looked_ns = due_ns = 0  # the wall clock at the last `attend`, and when the next one is due
     busy = held = False
@@ -327,7 +348,7 @@ def _make_put(
             return 0
         if not write_parked():
             return 0
-        number = write(type, payload)
+        number = write(type, payload, spare_bytes if now_ns else 0)
         bound = min(limit + 1, head - head % capacity + capacity)
         if held or not write_parked():
             bound = 0
@@ -339,7 +360,7 @@ def _make_put(
         if not 0 < type < 256:
             raise UsageError(f"A frame's type is 1 to 255, not {type}.")
 
-    def write(type: int, payload: bytes) -> int:
+    def write(type: int, payload: bytes, spare: int = 0) -> int:
         nonlocal head, sequence, shift, limit
         length = len(payload)
         need = (length + 23) & -8
@@ -353,8 +374,8 @@ def _make_put(
                 return 0
             most = tail + capacity
             if not held:  # else the limit stays 0, also where a signal handler raises from here
-                limit = most
-            if end > most:
+                limit = most - spare_bytes
+            if end > most - spare:
                 return 0
         number = sequence + 1
         start = offset + HEADER_BYTES

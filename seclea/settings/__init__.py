@@ -3,10 +3,12 @@
 from seclea.settings.home import HomeChoice, home_directory
 from seclea.settings.load import RC_NAME, load
 from seclea.settings.values import KEYS, LOCAL, Limits, Origin, Resolved, Settings, WhenFull, format_size, parse_size
+from seclea.settings.watch import LimitsWatch
 
 __all__ = [
     "Settings",
     "Limits",
+    "LimitsWatch",
     "Resolved",
     "Origin",
     "WhenFull",

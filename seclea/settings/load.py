@@ -18,6 +18,7 @@ from seclea.settings.home import user_home
 from seclea.settings.values import KEYS, READERS, Limits, Origin, Resolved, Settings
 
 RC_NAME = ".seclearc"
+_LIMITS = "limits."
 
 _VARIABLES = {"SECLEA_" + key.upper().replace(".", "_"): key for key in KEYS}
 # Known, but no settings: they are read where they matter.
@@ -49,23 +50,44 @@ def load(
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins = {key: Origin("default") for key in KEYS}
-    for key, value, origin in _sources(project_root, environ, arguments or {}):
-        try:
-            values[key] = READERS[key](value)
-        except ValueError as error:
-            shown = re.sub(r"//[^/@]*@", "//…@", repr(value))  # never a password in an exception
-            raise ConfigurationError(f"{origin.where}: {key} = {shown}: {error}.") from None
+    files = _rc_files(project_root, environ)
+    for key, value, origin in _sources(files, environ, arguments or {}):
+        values[key] = _read(key, value, origin)
         origins[key] = origin
     if "auth_url" not in values:
         origins["auth_url"] = origins["platform_url"]
-    limits = {key.removeprefix("limits."): values.pop(key) for key in list(values) if key.startswith("limits.")}
-    return Resolved(Settings(**values, limits=Limits(**limits)), origins)
+    limits = {key.removeprefix(_LIMITS): values.pop(key) for key in list(values) if key.startswith(_LIMITS)}
+    fixed = tuple(name for name in limits if origins[_LIMITS + name].kind in ("environment", "argument"))
+    settings = Settings(**values, limits=Limits(**limits), limit_files=tuple(map(os.fspath, files)), fixed_limits=fixed)
+    return Resolved(settings, origins)
+
+
+def read_limits(files: Iterable[Path]) -> dict[str, Any]:
+    """What these RC files say under ``[limits]``, the last one winning; a missing file says nothing.
+
+    Raises:
+        ConfigurationError: as `load`; also a wrong key of another table.
+    """
+    found = {}
+    for path in files:
+        for key, value, origin in _read_file(path):
+            if key.startswith(_LIMITS):
+                found[key.removeprefix(_LIMITS)] = _read(key, value, origin)
+    return found
+
+
+def _read(key: str, value: Any, origin: Origin) -> Any:
+    try:
+        return READERS[key](value)
+    except ValueError as error:
+        shown = re.sub(r"//[^/@]*@", "//…@", repr(value))  # never a password in an exception
+        raise ConfigurationError(f"{origin.where}: {key} = {shown}: {error}.") from None
 
 
 def _sources(
-    project_root: str | os.PathLike[str] | None, environ: Mapping[str, str], arguments: Mapping[str, Any]
+    files: Iterable[Path], environ: Mapping[str, str], arguments: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Origin]]:
-    for path in _rc_files(project_root, environ):
+    for path in files:
         yield from _read_file(path)
     for variable, text in environ.items():
         if variable in _VARIABLES:

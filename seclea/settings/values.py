@@ -73,7 +73,8 @@ class Settings:
     """How one client is set up. ``platform_url`` "local" is the home's own portal; ``auth_url`` empty means the same.
 
     ``project`` is None until somebody names one; ``ca_bundle`` is a PEM file for portals with their own authority;
-    ``idle_timeout_seconds`` (0 to a day) is how long the background processes stay without work.
+    ``idle_timeout_seconds`` (0 to a day) is how long the background processes stay without work. ``limit_files`` are the RC
+    files whose ``[limits]`` hold also when they are edited later, but for ``fixed_limits``, which something stronger set.
     """
 
     project: str | None = None
@@ -83,6 +84,8 @@ class Settings:
     ca_bundle: str | None = None
     idle_timeout_seconds: float = 60.0
     limits: Limits = field(default_factory=Limits)
+    limit_files: tuple[str, ...] = field(default=(), compare=False)  # where the values came from is not what they are
+    fixed_limits: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.auth_url:
@@ -96,7 +99,8 @@ class Settings:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """The settings that `to_json` wrote; keys that this version does not know are left out."""
         known = {item.name: value[item.name] for item in fields(cls) if item.name in value}
-        return cls(**known | {"limits": Limits.from_json(value.get("limits") or {})})
+        lists = {name: tuple(value.get(name) or ()) for name in ("limit_files", "fixed_limits")}
+        return cls(**known | lists | {"limits": Limits.from_json(value.get("limits") or {})})
 
 
 class Origin(NamedTuple):

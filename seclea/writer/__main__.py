@@ -20,7 +20,6 @@ from seclea.logs import set_up_logging
 from seclea.processes.cores import leave_no_core
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.start import ensure_writer, take_start_lock
-from seclea.writer.limits import limits_from
 from seclea.writer.server import Server
 from seclea.writer.supervisor import SenderSupervisor
 from seclea.writer.waiting import WaitingRoom
@@ -117,6 +116,12 @@ class WriterProcess:
             return {"durable": True} if done else None
         if op == "status":
             return self.status()
+        if op == "reserve":
+            account = self.writer.account
+            if self.writer.recorder.settings is None:
+                return {}  # no client has said its limits yet, the asker neither: soon
+            granted = account.reserve(str(message["name"]), int(message["bytes"]), int(message["least"]))
+            return {"granted": granted, "limit": account.limits.disk}
         if op == "resume":
             retried = self.writer.lift_holds(message.get("destination"), retry=bool(message.get("retry")))
             self.writer.last_work = time.monotonic()
@@ -137,11 +142,14 @@ class WriterProcess:
             "sender_trouble": self.sender.trouble or None,
             "started_ns": self.started_ns,
             "paused": writer.paused,
-            "usage": writer.usage.to_json(),
+            "paused_since_ns": writer.gate.pauses.since_ns or None,
+            "refused_payloads": writer.account.refused,
+            "usage": writer.gate.usage.to_json(),
             "limits": {
-                name: getattr(limits_from(writer.recorder.settings), name)
+                name: getattr(writer.gate.watch.limits, name)
                 for name in ("memory", "disk", "min_free_disk", "resume_below", "when_full")
             },
+            "limits_trouble": writer.gate.watch.trouble,
             "clients": sorted(ring.pid for ring in writer.rings.values()),
         }
 

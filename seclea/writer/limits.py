@@ -10,20 +10,71 @@ from typing import Any
 
 import psutil
 
+from seclea.frames import FrameType
 from seclea.settings import Limits
+
+_LOG_CALLS = frozenset({int(FrameType.POINTS), int(FrameType.METRICS), int(FrameType.KEYS)})
+
+_GROWTH = 4  # bytes of ledger and its log for one byte of a frame; of metrics it is a little over two
+_ROWS_BYTES = 16 << 10  # more for a frame that is no log call: rows, entries of indices, pages that are written whole
+_LEAST_FRAMES = 64 << 10  # bytes of frames worth a transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes in use: memory (rings, and resident memory of writer and sender), disk (ledger, spool), and what is free."""
+    """Bytes in use: memory (rings, and resident memory of writer and sender), disk (ledger, spool), and what is free.
+
+    Attributes:
+        rings: the part of ``memory`` that the rings are.
+        reserved: promised on the disk and not written yet; not part of ``disk``.
+    """
 
     memory: int
     disk: int
     free_disk: int
+    rings: int = 0
+    reserved: int = 0
 
     def to_json(self) -> dict[str, int]:
         """A JSON-ready dict."""
-        return {"memory_bytes": self.memory, "disk_bytes": self.disk, "free_disk_bytes": self.free_disk}
+        return {
+            "memory_bytes": self.memory,
+            "ring_bytes": self.rings,
+            "disk_bytes": self.disk,
+            "reserved_bytes": self.reserved,
+            "free_disk_bytes": self.free_disk,
+        }
+
+
+def margin(limits: Limits) -> int:
+    """Bytes of disk kept for what is written also at a limit: outcomes, events, the sqlite log."""
+    return min(1 << 20, limits.disk // 16)
+
+
+def frames_that_fit(room: int, limits: Limits) -> int:
+    """Bytes of frames that may be taken from the rings with ``room`` bytes of disk; 0 when it is too little to begin."""
+    fit = (room - margin(limits)) // _GROWTH
+    return fit if fit >= _LEAST_FRAMES else 0
+
+
+def rows_of(frames: Iterable[tuple[int, int, bytes]]) -> int:
+    """Bytes of ledger and its log that these frames may take, at the very most."""
+    return sum(_GROWTH * len(payload) + (0 if kind in _LOG_CALLS else _ROWS_BYTES) for kind, _, payload in frames)
+
+
+def room_to_resume(limits: Limits) -> int:
+    """Bytes of disk that must be free under the limit before logging resumes: enough for more than one transaction."""
+    return 2 * (margin(limits) + _GROWTH * _LEAST_FRAMES)
+
+
+def fits(size: int, room: int, others: Iterable[int]) -> bool:
+    """Whether a payload may be written with ``room`` bytes of disk.
+
+    Each stands there twice while it is cut into chunks, so room for the largest is kept. One that is alone may have all
+    the room: what it takes too much then is less than itself, and soon given back.
+    """
+    largest = max(others, default=0)
+    return size + max(size, largest) <= room or (not largest and size <= room)
 
 
 def limits_from(value: Mapping[str, Any] | None) -> Limits:

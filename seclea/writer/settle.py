@@ -42,7 +42,7 @@ class Settler:
     Attributes:
         free_chunks: chunks that nothing refers to any more, to be deleted after the commit.
         touched: destinations that have new work (tombstones).
-        keep_bytes: of delivered metrics, the oldest of which are dropped beyond it.
+        keep_bytes: of delivered metrics, the oldest of which are dropped beyond it; 0 where the disk limit is near.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -95,8 +95,10 @@ class Settler:
         event = Event.KEPT_LOCALLY if verdict is Verdict.KEPT_LOCALLY else Event.DELIVERED
         kept = {"local_only": True} if event is Event.KEPT_LOCALLY else {}
         receipt = json.dumps(message.get("receipt") or kept, separators=(",", ":"))
-        self._ledger.complete(record, event, receipt, keep_body=True)
-        if kind is RecordKind.METRICS:
+        # A body that is not kept goes in the same statement: a row is written whole, also to say that it is done.
+        keep = kind is not RecordKind.METRICS or event is Event.KEPT_LOCALLY or self.keep_bytes > 0
+        self._ledger.complete(record, event, receipt, keep_body=keep)
+        if kind is RecordKind.METRICS and keep:
             self._keep(row["size"])
         self.free_chunks += self._ledger.release_chunks(record)
         remote_id = message.get("remote_id")

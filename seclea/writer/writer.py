@@ -28,7 +28,7 @@ from seclea.queues.queue import Queue
 from seclea.queues.ring import Consumer, RingDamaged
 from seclea.queues.wait import NapPolicy
 from seclea.writer import again
-from seclea.writer.limits import Usage, file_bytes, free_bytes, limits_from, pause_reason, resident_bytes
+from seclea.writer.gate import Gate
 from seclea.writer.payloads import Payloads
 from seclea.writer.recorder import Recorder
 from seclea.writer.settle import Settler, kept_bytes
@@ -56,14 +56,14 @@ class Writer:
         self.send_queue = send_queue
         self.settle_queue = settle_queue
         self.rings: dict[bytes, Consumer] = {}
-        self.paused: str | None = None
-        self.usage = Usage(0, 0, 1 << 62)
+        self.gate = Gate(home, ledger, self.rings)
+        self.account = self.gate.account
         self.sender_pids: tuple[int, ...] = ()
         self.ring_sender: Callable[[], None] = lambda: None
         self.last_work = time.monotonic()
         self.last_outcome = self.last_work
         self._outcomes: deque[dict[str, Any]] = deque()
-        self.payloads = Payloads(self.spool)
+        self.payloads = Payloads(self.spool, self.account)
         self._next_scan = 0.0
         self._next_limits = 0.0
         self._left_work = False  # something to send came while we left
@@ -76,6 +76,11 @@ class Writer:
         self._told: set[int] = set()  # destinations that the send queue has named since it was seen empty
         self._untold: set[int] = set()  # destinations that it is yet to name
 
+    @property
+    def paused(self) -> str | None:
+        """Why logging is paused; None while it goes on."""
+        return self.gate.pauses.reason
+
     # -- start -----------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
@@ -83,6 +88,7 @@ class Writer:
         damage = self.ledger.quick_check()
         if damage:
             log.error("the ledger is damaged: %s", "; ".join(damage))
+        self.gate.pauses.recover()
         waiting = self.ledger.saving()
         self._note("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
         # Before the first payload thread starts: what those write is in no row yet.
@@ -90,6 +96,10 @@ class Writer:
             self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
         except OSError as error:  # some other start will do it
             log.warning("the spool cannot be swept: %s", error)
+        for ring in self.account.makers() - {path.stem for path in self._ring_files()}:  # in this order
+            self.account.sweep(ring)
+        with contextlib.suppress(*TROUBLE):
+            self.check_limits()
         for row in waiting:
             if row["payload"]:
                 self.payloads.add(row["id"], row["payload"])
@@ -146,7 +156,7 @@ class Writer:
         except (OSError, MemoryError) as error:  # out of descriptors or memory: later, perhaps
             log.warning("ring %s cannot be opened: %s", path, error)
             return
-        ring.set_paused(self.paused is not None)
+        ring.set_paused(self.gate.pauses.mark)
         self.rings[ring.ring_id] = ring
         self.last_work = time.monotonic()
 
@@ -157,6 +167,7 @@ class Writer:
         del self.rings[ring_id]  # first: a file that cannot be removed is a ring that is found anew
         self.recorder.forget_ring(ring_id)
         ring.close(unlink=True)
+        self.account.sweep(ring_id.hex())
         self.spool.sweep_ring(ring_id, {row["payload"] for row in self.ledger.saving()})
 
     def _quarantine(self, ring_id: bytes, ring: Consumer) -> None:
@@ -175,6 +186,7 @@ class Writer:
         ring.close()
         del self.rings[ring_id]
         self.recorder.forget_ring(ring_id)
+        self.account.sweep(ring_id.hex())
 
     # -- one round -------------------------------------------------------------------------------------------------
 
@@ -194,8 +206,9 @@ class Writer:
         for ring in self.rings.values():
             ring.beat(time.monotonic_ns())
         self._submit()  # what an error right after the last commit has left
-        frames = {ring_id: got for ring_id, ring in self.rings.items() if (got := ring.read(20_000, 4 << 20))}
-        self._outcomes.extend(self.settle_queue.get_many(1000, 0))
+        frames = self.gate.read_rings()
+        if not self.settle_queue.empty():
+            self._outcomes.extend(self.settle_queue.get_many(self.gate.outcomes_that_fit(), 0))
         if (refusal := self.payloads.collect()) is not None:
             self._disk_trouble(refusal)
         if frames or self._outcomes or self.payloads.stored:
@@ -219,7 +232,7 @@ class Writer:
                 for ring_id, got in frames.items():
                     self.recorder.take(ring_id, self.rings[ring_id].pid, got)
                 self.recorder.close_batches()
-                self.settler.keep_bytes = kept_bytes(limits_from(self.recorder.settings).disk)
+                self.settler.keep_bytes = 0 if self.gate.is_tight else kept_bytes(self.account.limits.disk)
                 for message in outcomes:
                     self._apply(message)
                 for record, stored in sorted(self.payloads.stored.items()):
@@ -237,6 +250,7 @@ class Writer:
         for ring_id in frames:
             self.rings[ring_id].commit()
         self._outcomes.clear()
+        self.gate.limits_of(self.recorder.settings)  # a new client's hold from its first frame on
         if outcomes:
             self.last_outcome = time.monotonic()
         self._after_commit(finished)
@@ -300,7 +314,7 @@ class Writer:
         if said != self._trouble:
             self._trouble = said
             log.error("tried again until it works: %s", said)
-        self._pause(said)
+        self.gate.pause(said)
         self._next_limits = time.monotonic() + LIMIT_SECONDS
 
     @property
@@ -341,37 +355,9 @@ class Writer:
     # -- limits ----------------------------------------------------------------------------------------------------
 
     def check_limits(self) -> None:
-        """Measure, pause or resume."""
+        """Look at the limits and at what is used; pause or resume."""
         self._next_limits = time.monotonic() + LIMIT_SECONDS
-        limits = limits_from(self.recorder.settings)
-        rings = sum(ring.path.stat().st_size for ring in self.rings.values() if ring.path.exists())
-        ledger = self.home.ledger
-        self.usage = Usage(
-            memory=rings + resident_bytes((os.getpid(), *self.sender_pids)),
-            disk=self.ledger.spool_bytes()
-            + file_bytes(ledger, ledger.with_name(ledger.name + "-wal"), *self.home.incoming.iterdir()),
-            free_disk=free_bytes(self.home.path),
-        )
-        reason = pause_reason(self.usage, limits, self.paused is not None)
-        if reason is not None:
-            self._pause(reason)
-        elif self.paused is not None and not self.in_trouble:
-            self._resume()
-
-    def _pause(self, reason: str) -> None:
-        if self.paused is None:
-            log.warning("logging is paused: %s", reason)
-            self._note("paused", reason)
-        self.paused = reason
-        for ring in self.rings.values():
-            ring.set_paused(True)
-
-    def _resume(self) -> None:
-        log.warning("logging goes on")
-        self._note("resumed", self.paused or "")
-        self.paused = None
-        for ring in self.rings.values():
-            ring.set_paused(False)
+        self.gate.check(self.recorder.settings, (os.getpid(), *self.sender_pids), refused=self.in_trouble)
 
     def _note(self, kind: str, detail: str) -> None:
         """Write down what happened; where the disk refuses even that, the log has it."""
@@ -387,6 +373,8 @@ class Writer:
         if self._busy or self.is_saving or self._outcomes:
             return NAPS.nap_seconds
         seconds, deep = NAPS.next_wait(time.monotonic(), self.last_work)
+        if self.paused is not None:
+            return min(seconds, CALM_NAP_SECONDS)
         if not deep:
             return CALM_NAP_SECONDS
         if not self._deep:

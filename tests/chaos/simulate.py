@@ -440,7 +440,9 @@ def three_days(directory: Path, days: float = 3.0, pause: float = 20.0, seed: in
     session: Any = WebSession(web)
     auth = AuthService(session, store, now=lambda: Instant(int(lane.now * 1e9)))
     first = web.issue()
-    store.write("https://portal", first["access_token"], first["refresh_token"], "ada", expires_in=300.0, now=Instant(0))
+    store.write(
+        "https://portal", first["access_token"], first["refresh_token"], "ada", expires_in=300.0, now=Instant(0)
+    )
     lane.worker._tools.api = Api(session, auth, Destination("https://portal", "https://portal", "Acme"))
     end = days * DAY
     run([client], end + HOUR, every(pause, end, lane.queue.add))

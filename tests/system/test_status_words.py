@@ -7,6 +7,7 @@ import pytest
 
 from seclea.contract import Destination
 from seclea.ledger.db import Ledger
+from seclea.writer.pauses import Pauses
 from tests.contract.fault_portal import Answer
 from tests.pipeline import PipelineHome, WillingPortal, until
 
@@ -94,11 +95,12 @@ def test_a_pause_is_said_with_its_reason_and_what_was_left_out_by_reason(home: P
     home.command("stop")
     ledger = Ledger(home.home.ledger)
     here = ledger.destination(Destination(home.closed_url, home.closed_url, "local"))
+    pauses = Pauses(ledger)
+    pauses.begin("disk: 11 MB of 10 MB are in use")
+    pauses.end(3.0)
     with ledger.transaction():
-        ledger.add_event("paused", "disk: 11 MB of 10 MB are in use")
         ledger.add_event("left out", "7 metrics: dropped paused", destination=here, reason="paused", count=7)
         ledger.add_event("left out", "2 metrics: dropped", destination=here, reason="its process ended", count=2)
-        ledger.add_event("resumed", "disk: 11 MB of 10 MB are in use")
     ledger.close()
     shown = home.command("status").stdout
     assert re.search(rf"^left out   9 log calls, the last at {CLOCK}: paused 7, its process ended 2$", shown, re.M)

@@ -214,7 +214,7 @@ def test_what_this_job_left_out_stands_in_what_complete_returns(home: PipelineHo
         """
         from seclea.director import open_pipelines
         (pipeline,) = open_pipelines()
-        pipeline._leave_out(pipeline.stream(seclea._speaker, run.uuid), "metrics")  # as where there is no room
+        pipeline.leave_out(pipeline.stream(seclea._speaker, run.uuid), "metrics")  # as where there is no room
         run.finish()
         result = seclea.complete(30)
         print(result.done, *result.left, sep="|")

@@ -158,7 +158,8 @@ def store(model: Any, base: type, directory: str | os.PathLike[str]) -> Stored:
         metadata["backend"] = backend
     if optimizer := getattr(model, "optimizer", None):
         metadata["optimizer"] = type(optimizer).__name__
-    with PayloadPath(directory, ".keras") as file:
+    expected = 8 * int(metadata.get("parameters") or 0) + (1 << 20)  # with what an optimizer keeps, often
+    with PayloadPath(directory, ".keras", expected) as file:
         try:
             base.save(model, os.fspath(file.path))  # type: ignore[attr-defined]  # not a save of the user's own
         except MemoryError:

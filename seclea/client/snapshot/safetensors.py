@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
+from seclea.client.snapshot.files import PayloadFile
 from seclea.errors import UsageError
 
 MAX_HEADER_BYTES = 100_000_000  # what the reference reader accepts
@@ -70,7 +71,10 @@ def write(sink: Sink, tensors: Iterable[TensorInfo], metadata: Mapping[str, str]
         ValueError: a tensor gave another number of bytes than it announced (it changed meanwhile).
     """
     ordered = sorted(tensors, key=lambda tensor: (-ITEM_BYTES[tensor.dtype], tensor.name))
-    sink.write(_header(ordered, metadata))
+    header = _header(ordered, metadata)
+    if isinstance(sink, PayloadFile):
+        sink.expect(len(header) + sum(tensor.size for tensor in ordered))
+    sink.write(header)
     for tensor in ordered:
         if tensor.size:
             written = sink.write(tensor.read())

@@ -10,7 +10,7 @@ from typing import Any
 
 from seclea.client.snapshot.files import PayloadFile, Stored
 from seclea.client.snapshot.frameworks import identity
-from seclea.errors import UnknownModelError
+from seclea.errors import LoggingPaused, TooLargeError, UnknownModelError
 
 
 def parameters_of(model: Any) -> Mapping[Any, Any]:
@@ -31,7 +31,7 @@ def store(model: Any, base: type, directory: str | os.PathLike[str]) -> Stored:
     with PayloadFile(directory, ".pickle") as file:
         try:
             pickle.Pickler(file, protocol=5).dump(model)
-        except (OSError, MemoryError):
+        except (OSError, MemoryError, LoggingPaused, TooLargeError):  # the file's, not the model's
             raise
         except Exception as error:  # a model's own __getstate__ or __reduce__ may raise anything
             raise UnknownModelError(

@@ -91,6 +91,7 @@ def read_table(data: Any, directory: str | os.PathLike[str]) -> tuple[Content, S
 
 def _read_csvs(paths: list[Any], directory: str | os.PathLike[str]) -> tuple[Content, StoredTable]:
     with PayloadFile(directory, ".csv") as file:
+        file.expect(sum(os.stat(path).st_size for path in paths if os.path.isfile(path)), surely=len(paths) == 1)
         copied = copy_csv(paths, file)
         file.flush()
         content = content_of(read_csv(file.path, copied), "csv", copied.shown)
@@ -128,6 +129,7 @@ def store_parquet(table: Any, directory: str | os.PathLike[str]) -> StoredTable:
     """
     _refuse_what_parquet_changes(table)
     with PayloadFile(directory, ".parquet") as file:
+        file.expect(table.nbytes, surely=False)  # texts become smaller
         _write_parquet(table, file)
     return StoredTable(file.path, "parquet", file.size, file.sha256)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from seclea.contract import Destination, Home
 from seclea.director import Pipeline, Speaker, pipeline_of, progress
 from seclea.director import pipeline as director
+from seclea.director.ring_size import fitting
 from seclea.entities import Project
 from seclea.errors import LoggingPaused
 from seclea.frames import FrameType, MetricsFrame, TombstoneFrame, unpack
@@ -98,6 +100,70 @@ def test_a_pause_holds_metrics_back_and_lets_ends_pass(home: Home) -> None:
     stones = [frame for frame in found if isinstance(frame, TombstoneFrame)]
     assert sum(stone.count for stone in stones if stone.index == index) == 3
     consumer.close()
+
+
+def test_names_of_metrics_pass_a_pause_and_a_ring_that_log_calls_have_filled(home: Home) -> None:
+    pipeline = pipeline_of(home, DROP)
+    index = pipeline.stream(speaker(), "run")
+    while pipeline.offer(FrameType.METRICS, MetricsFrame(index, 1, 1, {"fill": 1.0}).pack(), 1):
+        pass
+    assert not log(pipeline, index, 1)
+    assert pipeline.key_set(index, ("one",)) == 0, "the spare bytes are for that"
+    consumer, _ = frames(home)
+    consumer.set_paused(7)
+    assert pipeline.key_set(index, ("two", "three")) == 1
+    assert pipeline.stream(speaker(), "another run") == index + 1
+    assert pipeline.put(FrameType.FINISH, b"\x93\x00\xa8finished\x00", index)
+    _, found = frames(home, consumer)
+    kinds = [type(frame).__name__ for frame in found]
+    assert kinds[-3:] == ["KeysFrame", "StreamFrame", "FinishFrame"], kinds
+    consumer.close()
+
+
+def test_each_pause_has_a_budget_of_its_own(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+    pipeline = pipeline_of(home, Limits(when_full="wait", wait_timeout_seconds=0.2))
+    index = pipeline.stream(speaker(), "run")
+    consumer, _ = frames(home)
+    consumer.set_paused(1)
+    assert not log(pipeline, index, 1) and not log(pipeline, index, 2)
+    consumer.set_paused(2)  # between two log calls it ended, and another one began
+    pipeline._room._told = False
+    assert not log(pipeline, index, 3)
+    assert capfd.readouterr().err.count("waiting for room") == 2, "it waited again"
+    consumer.set_paused(0)
+    consumer.close()
+
+
+def test_many_threads_in_one_pause_say_one_line_each_at_its_begin_and_end(
+    home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = pipeline_of(home, Limits(when_full="wait", wait_timeout_seconds=30))
+    index = pipeline.stream(speaker(), "run")
+    consumer, _ = frames(home)
+    consumer.set_paused(1)
+    with ThreadPoolExecutor(8) as pool:
+        logged = [pool.submit(log, pipeline, index, step) for step in range(8)]
+        while not pipeline._room._told:
+            assert not any(one.done() for one in logged)
+        consumer.set_paused(0)
+        assert all(one.result() for one in logged)
+    assert capfd.readouterr().err.splitlines() == [
+        "seclea: logging is paused (a limit is reached); waiting for room.",
+        "seclea: logging goes on.",
+    ]
+    consumer.close()
+
+
+def test_a_ring_is_smaller_where_the_memory_limit_has_no_room_for_a_whole_one(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(director, "RING_BYTES", 4 << 20)
+    pipeline = pipeline_of(home, Limits(memory=52 << 20, when_full="drop"))
+    assert pipeline._ring.capacity_bytes == 1 << 20
+    assert fitting(home, 52 << 20, (4 << 20, 1 << 20, 256 << 10)) == 1 << 20
+    assert fitting(home, 50 << 20, (4 << 20, 1 << 20, 256 << 10)) == 256 << 10, "beside the one that there is"
+    assert fitting(home, 49 << 20, (4 << 20, 1 << 20, 256 << 10)) == 0
+    assert fitting(home, 1 << 30, (4 << 20,)) == 4 << 20
 
 
 def test_a_pause_raises_where_the_user_wants_that(home: Home) -> None:

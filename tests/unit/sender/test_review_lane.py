@@ -71,7 +71,9 @@ def test_what_is_asked_all_the_time_does_not_read_what_is_done(bench: Bench) -> 
     ledger.troubled(1)
     ledger.counts()
     ledger.saving()
-    ledger.spool_bytes()
+    ledger.chunk_bytes()
+    ledger.thin(10, keep=10, before_ns=10)
+    ledger.thin(10, kept_here=True)
     ledger.dependents("x")
     ledger._connection.set_trace_callback(None)
     assert len(asked) >= 9

@@ -88,7 +88,7 @@ _readlink = os.readlink
 def make_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Bench]]:
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setattr("seclea.writer.writer.resident_bytes", lambda pids: 0)
+    monkeypatch.setattr("seclea.writer.gate.resident_bytes", lambda pids: 0)
     monkeypatch.setattr("seclea.writer.payloads._AGAIN_SECONDS", 0.001)
     monkeypatch.setattr(blobs, "CHUNK_BYTES", CHUNK_BYTES)
     made: list[Bench] = []

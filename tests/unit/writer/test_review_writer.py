@@ -100,7 +100,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     # The writer is this very process, with whatever other tests have loaded.
-    monkeypatch.setattr("seclea.writer.writer.resident_bytes", lambda pids: 0)
+    monkeypatch.setattr("seclea.writer.gate.resident_bytes", lambda pids: 0)
     made = Bench(Home(tmp_path / "home"))
     yield made
     made.ring.close()
