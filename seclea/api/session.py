@@ -11,6 +11,7 @@ Rule 4  Tokens and cookies are in no message, `repr` or traceback of ours: the e
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import os
 import ssl
@@ -200,7 +201,9 @@ class Session:
             reason = str(error)
         elif has(urllib3_errors.ReadTimeoutError, TimeoutError):
             reason = "no reply in time"
-        return ReplyLost(f"The reply of {self.name} did not come whole: {reason or type(causes[-1]).__name__}.")
+        elif not reason:
+            reason = next((words for kind, words in _BROKEN if has(kind)), type(causes[-1]).__name__)
+        return ReplyLost(f"The reply of {self.name} did not come whole: {reason}.")
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -273,7 +276,17 @@ def _causes(error: BaseException, handled: BaseException | None) -> Iterator[Bas
         waiting += [item for item in inner if isinstance(item, BaseException)]
 
 
+# What broken replies are, for people: these errors have no words, or only those of a library.
+_BROKEN: tuple[tuple[type[BaseException], str], ...] = (
+    (http.client.RemoteDisconnected, "the connection was closed before it began"),
+    (urllib3_errors.InvalidChunkLength, "its chunks are damaged"),
+    (http.client.IncompleteRead, "it was cut short"),
+    (http.client.BadStatusLine, "it is no HTTP"),
+    (http.client.HTTPException, "its head is too long, or no head"),
+)
+
+
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
-    return error.strerror or type(error).__name__
+    return error.strerror or ""

@@ -91,6 +91,7 @@ class FaultProxy:
         self._threads: list[threading.Thread] = []
         self._fillers: list[socket.socket] = []
         self._closing = False
+        self._accepts = False
         self._is_up = threading.Event()
         self.port = unused_port()
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
@@ -112,9 +113,13 @@ class FaultProxy:
 
     def down(self) -> None:
         """Reset what there is and refuse connections."""
-        self._is_up.clear()
+        with self._closed:
+            self._is_up.clear()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # on Linux: listens no more, and stays bound
+        with self._closed:
+            # Who is still in accept() would go on there if it listened again.
+            assert self._closed.wait_for(lambda: not self._accepts, 10), "connections are still accepted"
         self.drop()
 
     def deaf(self) -> None:
@@ -158,9 +163,16 @@ class FaultProxy:
 
     def _accept(self) -> None:
         while True:
+            with self._closed:
+                self._accepts = False
+                self._closed.notify_all()
             self._is_up.wait()
             if self._closing:
                 return
+            with self._closed:
+                self._accepts = self._is_up.is_set()
+            if not self._accepts:
+                continue
             try:
                 connection, _ = self._listener.accept()
             except OSError:
