@@ -31,8 +31,8 @@ class Trouble:
 
     Attributes:
         request_bytes: so many bytes of the request reach the portal, then both connections are reset.
-        reply_bytes: the portal's whole reply is awaited; so many bytes of it reach the client, then reset. 0: the reply is
-            lost after the portal has acted.
+        reply_bytes: the portal's whole reply is awaited; so many bytes of it reach the client (below zero: all
+            but so many), then reset. 0: the reply is lost after the portal has acted.
         answer: bytes that the client gets in place of the portal's reply, after which the connection is closed.
         interim: bytes that the client gets before the reply.
         then: further bytes, sent when the client's next request is here (and in place of its reply).
