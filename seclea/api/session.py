@@ -192,7 +192,11 @@ class Session:
             return any(isinstance(cause, kinds) for cause in causes)
 
         reason = next((_reason(cause) for cause in reversed(causes) if isinstance(cause, OSError)), "")
-        bundle_trouble = _bundle_trouble(self._verify)
+        # Looked at only where it can be the reason: reading it takes 20 ms. (requests has an OSError for one that is gone.)
+        of_tls = self.base_url.startswith("https:") and (
+            has(ssl.SSLError, urllib3_errors.SSLError) or type(error) is OSError
+        )
+        bundle_trouble = _bundle_trouble(self._verify) if of_tls else ""
         if has(ssl.SSLCertVerificationError, CertificateError) or bundle_trouble:
             why = bundle_trouble or reason or str(causes[-1])
             hint = "Set ca_bundle to the PEM file of its authority; verification is not switched off."
