@@ -26,7 +26,7 @@ from seclea.api.base_portal import BasePortal, Surroundings
 from seclea.api.exchange import Exchange, json_of, text_of
 from seclea.api.lookup import Lookup
 from seclea.api.reading import Reply
-from seclea.api.replies import NOT_JSON, check_receipt, classify, clean, error_of, is_duplicate, outcome_of
+from seclea.api.replies import NOT_JSON, check_receipt, classify, clean, error_of, is_duplicate, outcome_of, strange
 from seclea.api.session import Session
 from seclea.contract import Destination, Outcome, Verdict
 from seclea.entities import Kind
@@ -102,12 +102,12 @@ class Api:
             if reply is not None and reply.status == 404:
                 outcome, reply = self._exchange.call("GET", "/organization/", login=False)
                 if reply is None or (reply.status not in (401, 403) and not isinstance(json_of(reply), list)):
-                    raise error_of(outcome, f"{self._session.name} does not answer as a portal does")
+                    raise error_of(outcome, f"{self._session.name} does not answer as a portal does", of_portal=True)
                 self._capabilities = None
             else:
-                body = self._answer(outcome, reply)
+                body = self._answer(outcome, reply, of_portal=True)
                 if not isinstance(body, dict) or not isinstance(body.get("extensions"), list):
-                    raise PortalError(f"{self._session.name} describes its capabilities in an unknown way.")
+                    raise strange(f"{self._session.name} describes its capabilities in an unknown way.", outcome.status)
                 self._capabilities = body
                 # Not for the home's own portal: packing costs both sides time, and a unix socket nothing.
                 self._packing = None if self._local else packing.choose(body.get("encodings"))
@@ -161,7 +161,7 @@ class Api:
             return None
         body = self._answer(outcome, reply)
         if not isinstance(body, dict):
-            raise PortalError(f"{self._session.name} answers with something that is no {kind}.")
+            raise strange(f"{self._session.name} answers with something that is no {kind}.", outcome.status)
         return body
 
     def _list(self, path: str, filters: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -169,9 +169,9 @@ class Api:
         params = dict(filters)
         for _ in range(_MAX_PAGES):
             outcome, reply = self._exchange.call("GET", path, params=params)
-            page = self._answer(outcome, reply)
+            page = self._answer(outcome, reply, of_portal=path == "/organization/")
             if not isinstance(page, list) or reply is None:
-                raise PortalError(f"{self._session.name}{path} answers with something that is no list.")
+                raise strange(f"{self._session.name}{path} answers with something that is no list.", outcome.status)
             found += [item for item in page if isinstance(item, dict)]
             cursor = _next_cursor(reply)
             if cursor is None or cursor == params.get("cursor"):
@@ -179,9 +179,9 @@ class Api:
             params["cursor"] = cursor
         raise PortalError(f"{self._session.name}{path} answers with a list that does not end.")
 
-    def _answer(self, outcome: Outcome, reply: Reply | None) -> Any:
+    def _answer(self, outcome: Outcome, reply: Reply | None, *, of_portal: bool = False) -> Any:
         if reply is None or outcome.verdict is not Verdict.DELIVERED:
-            raise error_of(outcome, self._session.name)
+            raise error_of(outcome, self._session.name, of_portal=of_portal)
         return json_of(reply)
 
     # -- sending -------------------------------------------------------------------------------------------------------

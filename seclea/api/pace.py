@@ -1,11 +1,15 @@
-"""Replies that trickle are given up: a timeout per receive does not end what sends one byte before each.
+"""Replies as they come off the line: what trickles is given up, what is not the last word is passed over.
 
-The whole reply, head and body, has one timeout plus the time that its bytes take at `MIN_BYTES_PER_SECOND`. What is
-checked is the time before each receive, so the end comes at most one timeout late.
+Rule 1  A timeout per receive does not end what sends one byte before each. So the whole reply, head and body, has one
+        timeout plus the time that its bytes take at `MIN_BYTES_PER_SECOND`. What is checked is the time before each
+        receive, so the end comes at most one timeout late.
+Rule 2  Interim replies (102, 103) are passed over. http.client would take the first for the whole, and the portal's own
+        reply, which comes after it, for that of the next request on the connection.
 """
 
 from __future__ import annotations
 
+import http
 import http.client
 import io
 import socket
@@ -24,6 +28,20 @@ class PacedResponse(http.client.HTTPResponse):
         if timeout is not None:
             # At this point nothing has been read, so the buffer that is left behind is empty.
             self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), timeout))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Called by the base class, which passes over 100 itself."""
+        while True:
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 < found[1] < 200 or found[1] == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return found
+            http.client.parse_headers(self.fp)
+
+    def begin(self) -> None:
+        """Called by the base class."""
+        super().begin()
+        if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self.will_close = True  # we asked for no other protocol, and speak none
 
 
 class _PacedReader(io.RawIOBase):

@@ -26,6 +26,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -183,14 +184,30 @@ def outcome_of(error: SecleaError) -> Outcome:
     return Outcome(Verdict.HOLD, 401 if isinstance(error, AuthenticationError) else 0, str(error))
 
 
-def error_of(outcome: Outcome, name: str) -> SecleaError:
-    """The error to raise where a caller waits for an answer from ``name`` and got this instead."""
+def error_of(outcome: Outcome, name: str, *, of_portal: bool = False) -> SecleaError:
+    """The error to raise where a caller waits for an answer from ``name`` and got this instead.
+
+    ``of_portal``: the question was about the portal, not a record: its refusal would be the same for every record, and
+    must cost none of them.
+    """
+    if of_portal and outcome.verdict is Verdict.REFUSED:
+        outcome = replace(outcome, verdict=Verdict.HOLD)
     words = f"{name}: {outcome.detail or outcome.verdict.value}"
     passing = outcome.verdict in (Verdict.UNAVAILABLE, Verdict.UNKNOWN, Verdict.WAIT) and outcome.status != 403
     kind = AuthenticationError if outcome.status == 401 else PortalUnavailable if passing else PortalError
     error: SecleaError = kind(words)
     if outcome.verdict is not Verdict.DELIVERED:  # an error must never be taken for a success
         vars(error)["outcome"] = outcome  # for `outcome_of`; an error that crosses processes goes without
+    return error
+
+
+def strange(words: str, status: int) -> PortalError:
+    """The error for a success whose body is not in the form that was asked for.
+
+    It says nothing for good: for the sender (`outcome_of`) it is an unknown outcome, so that the question is asked again.
+    """
+    error = PortalError(words)
+    vars(error)["outcome"] = Outcome(Verdict.UNKNOWN, status, words)
     return error
 
 

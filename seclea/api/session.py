@@ -11,6 +11,7 @@ Rule 4  Tokens and cookies are in no message, `repr` or traceback of ours: the e
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import os
 import ssl
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import exceptions as urllib3_errors
 from urllib3.util.ssl_match_hostname import CertificateError
 
@@ -35,7 +36,7 @@ from seclea.api.transport import TcpAdapter, UnixAdapter
 from seclea.contract import LOCAL
 from seclea.errors import ConfigurationError, PortalUnavailable
 
-__all__ = ["NoReply", "NotReached", "NotTrusted", "Part", "Reply", "ReplyLost", "Session"]
+__all__ = ["NoReply", "NotReached", "NotTrusted", "Part", "ProxyUnusable", "Reply", "ReplyLost", "Session"]
 
 
 class NoReply(PortalUnavailable):
@@ -55,6 +56,12 @@ class ReplyLost(NoReply):
     outcome_unknown = True
 
 
+class ProxyUnusable(NotReached):
+    """The environment names a proxy that cannot be used as it is. Nothing was sent; waiting will not help."""
+
+    waiting_is_vain = True
+
+
 class NotTrusted(NoReply):
     """The portal's certificate could not be verified. Nothing was sent; waiting will not help."""
 
@@ -72,7 +79,7 @@ class Session:
         read_timeout_seconds: of each send and receive; `request` can set another.
         trust_env_proxies: whether proxies of the environment are used.
     Raises:
-        ConfigurationError: no usable address, plain http to another machine, or no such ``ca_bundle``.
+        ConfigurationError: no usable address, or plain http to another machine.
     """
 
     def __init__(
@@ -92,9 +99,8 @@ class Session:
         self._read_timeout = read_timeout_seconds
         host = _checked_host(self.base_url)
         environ_bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        # Whether it is there is seen at each request: a sender that cannot be made would leave its other portals alone, too.
         self._verify: str | bool = ca_bundle or environ_bundle or True
-        if isinstance(self._verify, str) and not os.path.exists(self._verify):
-            raise ConfigurationError(f"The CA bundle {self._verify} does not exist.", "Set ca_bundle to a PEM file.")
         use_proxies = trust_env_proxies and unix_socket is None and not _is_loopback(host)
         self._proxies: dict[str, str] = dict(get_environ_proxies(self.base_url)) if use_proxies else {}
         self._http: requests.Session | None = None
@@ -186,12 +192,18 @@ class Session:
             return any(isinstance(cause, kinds) for cause in causes)
 
         reason = next((_reason(cause) for cause in reversed(causes) if isinstance(cause, OSError)), "")
-        bundle_is_gone = isinstance(self._verify, str) and not os.path.exists(self._verify)
-        if has(ssl.SSLCertVerificationError, CertificateError) or bundle_is_gone:
-            why = f"{self._verify} is gone" if bundle_is_gone else reason or str(causes[-1])
+        # Looked at only where it can be the reason: reading it takes 20 ms. (requests has an OSError for one that is gone.)
+        of_tls = self.base_url.startswith("https:") and (
+            has(ssl.SSLError, urllib3_errors.SSLError) or type(error) is OSError
+        )
+        bundle_trouble = _bundle_trouble(self._verify) if of_tls else ""
+        if has(ssl.SSLCertVerificationError, CertificateError) or bundle_trouble:
+            why = bundle_trouble or reason or str(causes[-1])
             hint = "Set ca_bundle to the PEM file of its authority; verification is not switched off."
             return NotTrusted(f"The certificate of {self.name} cannot be verified: {why}.", hint)
-        if has(urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError, urllib3_errors.ProxyError):
+        if has(*_OF_PROXIES):
+            return self._explain_proxy(causes)
+        if has(urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError):
             # NewConnectionError is a ConnectTimeoutError, though no time has run out.
             if has(urllib3_errors.ConnectTimeoutError) and not has(urllib3_errors.NewConnectionError):
                 reason = f"no connection within {self._connect_timeout:g} s"
@@ -200,7 +212,20 @@ class Session:
             reason = str(error)
         elif has(urllib3_errors.ReadTimeoutError, TimeoutError):
             reason = "no reply in time"
-        return ReplyLost(f"The reply of {self.name} did not come whole: {reason or type(causes[-1]).__name__}.")
+        elif not reason:
+            reason = next((words for kind, words in _BROKEN if has(kind)), type(causes[-1]).__name__)
+        return ReplyLost(f"The reply of {self.name} did not come whole: {reason}.")
+
+    def _explain_proxy(self, causes: Sequence[BaseException]) -> NoReply:
+        proxy = select_proxy(self.base_url, self._proxies) or ""
+        where = f"{self.name} cannot be reached through the proxy {_without_user(proxy)}"
+        tunnel = next((str(cause) for cause in causes if str(cause).startswith("Tunnel connection failed")), "")
+        if not proxy.startswith(("http://", "https://")) or any(isinstance(cause, ValueError) for cause in causes):
+            return ProxyUnusable(f"{where}: it is no http:// or https:// address.", _PROXY_HINT)
+        if " 407" in tunnel:
+            return ProxyUnusable(f"{where}: it asks for a login (407).", _PROXY_HINT)
+        words = [cause.strerror for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror]
+        return NotReached(f"{where}: {tunnel or next(iter(words), 'it does not answer')}.")
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -256,6 +281,25 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _bundle_trouble(verify: str | bool) -> str:
+    """What is wrong with the file of the authorities, where something is."""
+    if not isinstance(verify, str):
+        return ""
+    try:
+        is_folder = os.path.isdir(verify)
+        ssl.create_default_context(cafile=None if is_folder else verify, capath=verify if is_folder else None)
+    except FileNotFoundError:
+        return f"there is no {verify}"
+    except OSError as error:  # of which an SSLError is one
+        return f"{verify} holds no certificates" if isinstance(error, ssl.SSLError) else f"{verify}: {error.strerror}"
+    return ""
+
+
+def _without_user(address: str) -> str:
+    scheme, mark, place = address.rpartition("://")
+    return scheme + mark + place.rpartition("@")[2]
+
+
 def _causes(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
     """The errors inside an error, outermost first: requests and urllib3 wrap in arguments, reasons and contexts.
 
@@ -273,7 +317,28 @@ def _causes(error: BaseException, handled: BaseException | None) -> Iterator[Bas
         waiting += [item for item in inner if isinstance(item, BaseException)]
 
 
+# Our own address was checked: what cannot be parsed or spoken to here is a proxy's.
+_OF_PROXIES = (
+    urllib3_errors.ProxyError,
+    urllib3_errors.ProxySchemeUnknown,
+    urllib3_errors.LocationParseError,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidProxyURL,
+)
+_PROXY_HINT = (
+    "Set HTTPS_PROXY to http://user:password@host:port, or NO_PROXY to the portal's host, and start the job anew."
+)
+# What broken replies are, for people: these errors have no words, or only those of a library.
+_BROKEN: tuple[tuple[type[BaseException], str], ...] = (
+    (http.client.RemoteDisconnected, "the connection was closed before it began"),
+    (urllib3_errors.InvalidChunkLength, "its chunks are damaged"),
+    (http.client.IncompleteRead, "it was cut short"),
+    (http.client.BadStatusLine, "it is no HTTP"),
+    (http.client.HTTPException, "its head is too long, or no head"),
+)
+
+
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
-    return error.strerror or type(error).__name__
+    return error.strerror or ""

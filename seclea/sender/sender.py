@@ -16,7 +16,7 @@ from typing import Any
 
 from seclea.api.connect import open_api
 from seclea.contract import Home
-from seclea.errors import LedgerError, QueueFull
+from seclea.errors import ConfigurationError, LedgerError, QueueFull
 from seclea.ledger.blobs import Spool
 from seclea.ledger.view import LedgerView
 from seclea.queues.queue import Queue
@@ -111,11 +111,16 @@ class Sender:
             row, self.tell, self._readiness(row, holder), self.portal.make_organization, self._random
         )
         holder.append(state)
+        try:
+            apis = {lane: open_api(self.home, state.destination, state.ca_bundle) for lane in Lane}
+        except ConfigurationError as error:  # no such address can be sent to; the other destinations go on
+            state.set_hold(str(error))
+            return
         self._states[state.id] = state
         lanes = []
         for lane in Lane:
             tools = Tools(
-                api=open_api(self.home, state.destination, state.ca_bundle),
+                api=apis[lane],
                 spool=Spool(self.home),
                 open_view=lambda: LedgerView(self.home.ledger),
                 tell=self.tell,

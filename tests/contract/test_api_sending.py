@@ -13,6 +13,7 @@ import pytest
 
 from seclea.api.api import PATHS, Api
 from seclea.api.auth import AuthService, Token, TokenStore
+from seclea.api.replies import outcome_of
 from seclea.api.session import Session
 from seclea.contract import Destination, Outcome, Verdict
 from seclea.entities import new_uuid
@@ -848,8 +849,19 @@ def test_a_question_that_is_not_answered_raises_what_tells_the_caller_what_to_do
 
 
 @pytest.mark.parametrize("body", [{}, [], {"extensions": "all"}, None])
-def test_capabilities_in_an_unknown_form_are_a_portal_error(rig: Rig, body: Any) -> None:
+def test_capabilities_in_an_unknown_form_are_a_portal_error_and_asked_for_again(rig: Rig, body: Any) -> None:
     rig.portal.on("GET", "/api/capabilities", Answer(200, body))
     with pytest.raises(PortalError, match="capabilities"):
         rig.api.capabilities()
-    assert rig.send(RecordKind.METRICS).verdict is Verdict.HOLD
+    assert rig.send(RecordKind.METRICS).verdict is Verdict.UNKNOWN
+    rig.portal.extended()
+    assert rig.send(RecordKind.METRICS).verdict is Verdict.DELIVERED
+
+
+@pytest.mark.parametrize("path", ["/api/capabilities", "/organization/"])
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_a_question_about_the_portal_that_is_refused_fails_no_record(rig: Rig, path: str, status: int) -> None:
+    rig.portal.on("GET", path, Answer(status, {"detail": "no"}))
+    with pytest.raises(PortalError) as caught:
+        rig.api.capabilities() if path == "/api/capabilities" else rig.api.organization_uuid("Acme")
+    assert outcome_of(caught.value).verdict is Verdict.HOLD

@@ -463,11 +463,13 @@ def test_a_certificate_for_another_name_is_refused(certificate: tuple[Path, Path
 
 
 def test_a_bundle_that_is_not_there_or_vanishes_is_named(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigurationError, match="does not exist"):
-        Session("https://127.0.0.1:1", ca_bundle=str(tmp_path / "none.pem"))
     bundle = tmp_path / "bundle.pem"
     shutil.copy(certificate[0], bundle)
     with fault_portal(certificate=certificate) as portal:
+        session = Session(portal.url, ca_bundle=str(tmp_path / "none.pem"))
+        with pytest.raises(NotTrusted, match=r"there is no .*none\.pem.*ca_bundle"):
+            session.request("GET", "/x")
+        session.close()
         session = Session(portal.url, ca_bundle=str(bundle))
         bundle.unlink()
         with pytest.raises(NotTrusted):
