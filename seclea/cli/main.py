@@ -66,6 +66,12 @@ def _retry(_options: argparse.Namespace) -> int:
     return resume()
 
 
+def _dismiss(options: argparse.Namespace) -> int:
+    from seclea.cli.pipeline import dismiss
+
+    return dismiss(None if options.all else options.record)
+
+
 def _login(options: argparse.Namespace) -> int:
     from seclea.cli.login import login
 
@@ -129,6 +135,9 @@ def parser() -> argparse.ArgumentParser:
     stop = add("stop", _stop, "Stop the home's background processes; what is not sent is sent after the next start.")
     stop.add_argument("--timeout", type=float, default=20.0, metavar="SECONDS")
     add("retry", _retry, "Try destinations again that are on hold.")
+    dismiss = add("dismiss", _dismiss, "Let failed and held records be: they are kept, and no longer told as trouble.")
+    dismiss.add_argument("record", nargs="*", type=int, metavar="RECORD", help="a number that `seclea status` shows")
+    dismiss.add_argument("--all", action="store_true", help="all of them")
     config = add("config", _config, "Show the settings in force.")
     config.add_argument("--origin", action="store_true", help="and where each value came from")
     return top

@@ -7,13 +7,14 @@ import sys
 import time
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 from seclea.api.session import Session
 from seclea.client.waiting import complete, flush
 from seclea.contract import Home
 from seclea.director import Progress, progress
 from seclea.director.outlook import records
-from seclea.errors import PipelineError, PortalUnavailable
+from seclea.errors import PipelineError, PortalUnavailable, UsageError
 from seclea.processes.liveness import ProcessIdentity, identity_of, is_alive
 from seclea.processes.rendezvous import ask, is_held, prepare, take_lock, where_it_listens
 from seclea.processes.start import ensure_writer
@@ -112,21 +113,31 @@ def _remove_sockets(home: Home) -> None:
 
 def resume() -> int:
     """Lift holds, and send again what was refused or held."""
+    answer = _ask_a_writer({"op": "resume", "destination": None, "retry": True})
+    print(f"Destinations on hold are tried again. Failed and held records that are sent again: {answer['again']}.")
+    if answer["left"]:
+        print(f"{answer['left']} failed records cannot be: what they held is damaged, or in the way of another.")
+    return 0
+
+
+def dismiss(records: list[int] | None) -> int:
+    """Let failed and held records be; None: all of them."""
+    if records is not None and not records:
+        raise UsageError("No record was named.", "Name numbers that `seclea status` shows, or pass --all.")
+    count = _ask_a_writer({"op": "dismiss", "records": records})["dismissed"]
+    print(f"Failed and held records that are let be: {count}. They are kept, and no longer told as trouble.")
+    return 0 if records is None or count == len(set(records)) else 1
+
+
+def _ask_a_writer(message: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the home's writer, which is started where none runs."""
     home = this_home()
     prepare(home)
     ensure_writer(home)
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
-        answer = ask(home, {"op": "resume", "destination": None, "retry": True}, 5.0)
-        if answer is not None:
-            print(
-                f"Destinations on hold are tried again. Failed and held records that are sent again: {answer['again']}."
-            )
-            if answer["left"]:
-                print(
-                    f"{answer['left']} failed records cannot be: what they held is damaged, or in the way of another."
-                )
-            return 0
+        if (answer := ask(home, message, 5.0)) is not None:
+            return answer
         time.sleep(0.05)
     raise PipelineError("The background writer does not start.", f"Look at {home.logs / 'writer.log'}.")
 

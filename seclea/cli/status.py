@@ -25,10 +25,13 @@ _CALLS = {"raise": "log calls raise LoggingPaused", "drop": "log calls are left 
 
 def show_status(*, as_json: bool) -> int:
     """Print the status; exit code 1 when something failed or is held."""
-    now = status(Home(home_directory().path))
+    home = Home(home_directory().path)
+    now = status(home)
     print(json.dumps(now, indent=2) if as_json else "\n".join(lines(now, time.time_ns())))
+    no_sender = now["sender"]["trouble"] and not now["sender"]["pid"]
+    cannot_go_on = now["writer"]["trouble"] or no_sender or ("ledger" in now and home.ledger.exists())
     troubled = now["failed_or_held"] or any(one["hold"] for one in now["destinations"])
-    return 1 if troubled else 0
+    return 1 if troubled or cannot_go_on else 0
 
 
 def lines(now: dict[str, Any], now_ns: int) -> Iterator[str]:
@@ -39,6 +42,8 @@ def lines(now: dict[str, Any], now_ns: int) -> Iterator[str]:
     yield _line("pipeline", _who_runs(now, now_ns))
     if now["writer"]["trouble"]:
         yield _line("trouble", now["writer"]["trouble"])
+    if now["sender"]["trouble"]:
+        yield _line("sender", now["sender"]["trouble"])
     if "ledger" in now:
         yield _line("ledger", now["ledger"])
     yield from _paused(now, now_ns)
@@ -101,7 +106,7 @@ def _destination(one: dict[str, Any]) -> Iterator[str]:
 
 def _troubled(now: dict[str, Any]) -> Iterator[str]:
     what_to_do = {
-        "Failed": "the portal refused them; they are kept. → put right what it says, then: seclea retry",
+        "Failed": "the portal refused them; they are kept. → put right what it says, then: seclea retry; or: seclea dismiss",
         "held": "they wait for a record that failed, and are kept",
     }
     for status_name, name in (("Failed", "failed"), ("held", "held")):

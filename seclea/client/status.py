@@ -32,7 +32,11 @@ def status(home: Home) -> dict[str, Any]:
         "home": str(home.path),
         "settings_problem": _settings_problem(),
         "writer": {"pid": live.get("writer"), "trouble": live.get("trouble"), "started": iso(live.get("started_ns"))},
-        "sender": {"pid": live.get("sender"), "restarts": live.get("sender_restarts", 0)},
+        "sender": {
+            "pid": live.get("sender"),
+            "restarts": live.get("sender_restarts", 0),
+            "trouble": live.get("sender_trouble"),
+        },
         "clients": live.get("clients", []),
         "paused": live.get("paused") is not None,
         "paused_reason": live.get("paused"),

@@ -13,9 +13,10 @@ from typing import Any
 
 from seclea.client.showing import SILENT_SECONDS, Showing
 from seclea.contract import Destination, Home
-from seclea.director import Left, Progress, ask_until, open_pipelines, progress
+from seclea.director import Left, Progress, ask_until, last_record, open_pipelines, progress
 from seclea.director.outlook import records
 from seclea.errors import PipelineError, SecleaError
+from seclea.ledger.view import Part
 from seclea.processes.rendezvous import ask
 from seclea.processes.start import ensure_writer
 from seclea.settings import format_size
@@ -59,7 +60,7 @@ def _flush(
     # Other processes of the job (ranks, loaders) have rings of their own.
     everything = {"op": "flush", "ring": None}
     done = ask_until(home, everything, max(deadline - time.monotonic(), 0.0), meanwhile=look) and done
-    now = _with_live(progress(home, destination), live)
+    now = _with_live(progress(home, destination, _part(home)), live)
     if done:
         return replace(now, done=True)
     late = f"not durable within {timeout_seconds:g} s"
@@ -96,11 +97,14 @@ def _complete(
     flushed = _flush(home, destination, deadline, timeout_seconds, showing)
     if not flushed.done:
         return flushed
+    part = _part(home)
+    if part is not None:  # others may log for ever: what stands in the ledger now is waited for
+        part = replace(part, up_to=last_record(home))
     look_seconds = _FIRST_LOOK_SECONDS
     live: dict[str, Any] = {}
     next_live = time.monotonic() + SILENT_SECONDS
     while True:
-        now = progress(home, destination)
+        now = progress(home, destination, part)
         if time.monotonic() >= next_live and not now.done:
             live = _ask_live(home, deadline)
             next_live = time.monotonic() + _LIVE_SECONDS
@@ -117,6 +121,11 @@ def _complete(
             showing.see(now)
         time.sleep(min(look_seconds, left))
         look_seconds = min(look_seconds * 1.5, _LAST_LOOK_SECONDS)
+
+
+def _part(home: Home) -> Part | None:
+    """What this process has to do with; None where it records nothing itself, as the command line."""
+    return next((one.part for one in open_pipelines() if one.home.path == home.path), None)
 
 
 def _ask_live(home: Home, deadline: float) -> dict[str, Any]:

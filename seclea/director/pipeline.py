@@ -41,6 +41,7 @@ from seclea.frames import (
     TombstoneFrame,
     pack_large,
 )
+from seclea.ledger.view import Part
 from seclea.processes.rendezvous import prepare, private_directory, ring_bell
 from seclea.processes.start import ensure_writer
 from seclea.queues.ring import Producer
@@ -173,6 +174,11 @@ class Pipeline:
         if not ring.paused:
             room.is_there()
         return True
+
+    @property
+    def part(self) -> Part:
+        """What this process says in the ledger, and the runs that it takes part in."""
+        return Part(self._ring.ring_id, frozenset(run for _, run in list(self._streams) if run is not None))
 
     def wait_for_room(self) -> None:
         """Wait until logging is not paused, before something large is made.

@@ -14,7 +14,7 @@ from seclea.contract import Destination, Home
 from seclea.director.outlook import Outlook
 from seclea.errors import LedgerError, PipelineError
 from seclea.ledger import tallies
-from seclea.ledger.view import LedgerView
+from seclea.ledger.view import LedgerView, Part
 from seclea.processes.rendezvous import ask
 from seclea.processes.start import ensure_writer
 
@@ -108,16 +108,30 @@ def ask_until(
             meanwhile()
 
 
-def progress(home: Home, destination: Destination | None = None) -> Progress:
-    """How far the records of a destination (None: all) have come, from the ledger."""
+def last_record(home: Home) -> int | None:
+    """The number of the latest record in the ledger; None where it cannot be read."""
     try:
         with LedgerView(home.ledger) as view:
-            return _progress(view, destination)
+            return view.last_record()
+    except LedgerError:
+        return None
+
+
+def progress(home: Home, destination: Destination | None = None, part: Part | None = None) -> Progress:
+    """How far the records of a destination (None: all) have come, from the ledger.
+
+    Args:
+        part: what one process waits for. Of others, what is pending up to there counts, and what failed does not.
+    """
+    try:
+        with LedgerView(home.ledger) as view:
+            return _progress(view, destination, part)
     except LedgerError as error:
         return Progress(done=False, reasons=(str(error),), left=(Left("pending", 0, str(error)),))
 
 
-def _progress(view: LedgerView, destination: Destination | None) -> Progress:
+def _progress(view: LedgerView, destination: Destination | None, part: Part | None) -> Progress:
+    up_to = None if part is None else part.up_to
     now_ns, now = time.time_ns(), time.monotonic()
     rows = [row for row in map(dict, view.destinations()) if destination is None or _is(row, destination)]
     if destination is not None and not rows:
@@ -129,7 +143,7 @@ def _progress(view: LedgerView, destination: Destination | None) -> Progress:
     on_hold = False
     sendable = 0
     for row in rows:
-        pending, _ = view.pending(row["id"])
+        pending, _ = view.pending(row["id"], up_to)
         why = Outlook.of_row(row, now_ns, now).why_nothing_moves(now_ns) if pending or row["hold"] else ""
         if row["hold"]:
             on_hold = True
@@ -141,10 +155,10 @@ def _progress(view: LedgerView, destination: Destination | None) -> Progress:
         if pending:
             waiting.append(Left("pending", pending, why))
         waits_for = waits_for or why
-    pending, pending_bytes = view.pending(number)
+    pending, pending_bytes = view.pending(number, up_to)
     delivered, _, delivered_bytes = view.delivered(number)
-    failed, held = tallies.troubled(view, number)
-    troubled = view.troubled(number, _NAMED) if failed or held else []
+    failed, held = tallies.troubled(view, number, part)
+    troubled = view.troubled(number, _NAMED, part) if failed or held else []
     reasons += [f"{row['kind']} {row['name'] or ''}: {row['error'] or row['hold']}" for row in troubled]
     named = Counter((row["status"] == "Failed", str(row["error"] or row["hold"])) for row in troubled)
     groups = [Left("failed" if is_failed else "held", count, why) for (is_failed, why), count in named.items()]

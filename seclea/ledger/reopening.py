@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
 
 from seclea.ledger.view import LOCAL_ONLY, OPEN, Reader
 from seclea.records import Event, Status
@@ -71,7 +72,7 @@ class Reopening(Reader):
         """Failed records that no other has replaced, in order."""
         where = "" if destination is None else " AND destination = ?"
         return self._all(
-            f"SELECT * FROM records WHERE status = 'Failed' AND sent_again IS NULL{where} ORDER BY id",  # noqa: S608
+            f"SELECT * FROM records WHERE status = 'Failed' AND sent_again IS NULL AND dismissed_ns IS NULL{where} ORDER BY id",  # noqa: S608
             () if destination is None else (destination,),
         )
 
@@ -82,6 +83,15 @@ class Reopening(Reader):
             f"SELECT * FROM records WHERE {OPEN} AND hold IS NOT NULL{where} ORDER BY id",  # noqa: S608
             () if destination is None else (destination,),
         )
+
+    def dismiss(self, records: Sequence[int] | None) -> int:
+        """Let failed and held records be (None: all of them); how many that were."""
+        failed, held = self.conditions_of_trouble()
+        which = "" if records is None else f" AND id IN ({', '.join('?' * len(records))})"
+        return self._connection.execute(
+            f"UPDATE records SET dismissed_ns = ? WHERE (({failed}) OR ({held})){which}",  # noqa: S608
+            (time.time_ns(), *(records or ())),
+        ).rowcount
 
     def stone_of(self, record: int) -> sqlite3.Row | None:
         """The tombstone in this record's place."""

@@ -1,4 +1,4 @@
-"""What people ask about as numbers: what was left out, pauses, attempts that did not come through, each by reason.
+"""What people ask about as numbers: what was left out, attempts that did not come through, each by reason.
 
 A ledger that an older seclea made, and no writer of this one has opened yet, has no such numbers: nothing is said then.
 """
@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seclea.ledger.view import OPEN, Reader
-
-_ENDS = ("resumed", "start")  # a writer that was killed in a pause never said that it was over
+from seclea.ledger.view import Part, Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,38 +63,15 @@ def attempts(view: Reader, destination: int) -> list[Tally]:
     return [Tally(row["reason"], row["count"]) for row in rows]
 
 
-def pauses(view: Reader, now_ns: int) -> list[Tally]:
-    """Pauses of logging by what was short (the words before the colon); one that goes on counts up to ``now_ns``."""
-    rows = _ask(
-        view, "SELECT kind, detail, time_ns FROM events WHERE kind IN ('paused', 'resumed', 'start') ORDER BY id"
-    )
-    found: dict[str, Tally] = {}
-    begun: sqlite3.Row | None = None
-    for row in [*rows, None]:
-        if begun is not None:
-            reason = begun["detail"].partition(":")[0]
-            until_ns = now_ns if row is None else row["time_ns"]
-            old = found.get(reason, Tally(reason, 0))
-            seconds = old.seconds + max(until_ns - begun["time_ns"], 0) / 1e9
-            found[reason] = Tally(reason, old.count + 1, seconds, begun["time_ns"])
-        begun = row if row is not None and row["kind"] == "paused" else None
-    return sorted(found.values(), key=lambda tally: -tally.seconds)
-
-
-def paused_since(view: Reader) -> int | None:
-    """When the pause began that goes on now (ns); None when the last one is over."""
-    rows = _ask(
-        view, "SELECT kind, time_ns FROM events WHERE kind IN ('paused', 'resumed', 'start') ORDER BY id DESC LIMIT 1"
-    )
-    return rows[0]["time_ns"] if rows and rows[0]["kind"] not in _ENDS else None
-
-
-def troubled(view: Reader, destination: int | None = None) -> tuple[int, int]:
+def troubled(view: Reader, destination: int | None = None, part: Part | None = None) -> tuple[int, int]:
     """(failed, held) records, all of them."""
     where = "" if destination is None else " AND destination = ?"
-    values = () if destination is None else (destination,)
+    values: list[Any] = [] if destination is None else [destination]
+    if part is not None:
+        condition, more = part.streams()
+        where, values = where + condition, values + more
     counts = []
-    for some in ("status = 'Failed'", f"{OPEN} AND status = 'Transmitting' AND hold IS NOT NULL"):
+    for some in view.conditions_of_trouble():
         (row,) = view._all(f"SELECT count(*) AS n FROM records WHERE {some}{where}", values)  # noqa: S608
         counts.append(row["n"])
     return counts[0], counts[1]

@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -58,6 +59,27 @@ def _to_record(row: sqlite3.Row, chunks: Sequence[tuple[str, int]] = ()) -> Reco
         stands_for=row["stands_for"],
         chunks=tuple(chunks),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The part of a ledger that one process waits for.
+
+    Attributes:
+        ring: the process's own, 16 bytes.
+        runs: uuids of the runs that it takes part in; of these also what other processes say.
+        up_to: the last record that counts as pending; what comes later was handed over after the wait began.
+    """
+
+    ring: bytes
+    runs: frozenset[str]
+    up_to: int | None = None
+
+    def streams(self, alias: str = "") -> tuple[str, list[Any]]:
+        """A condition on ``records.stream``, and its values."""
+        marks = ", ".join("?" * len(self.runs))
+        condition = f" AND {alias}stream IN (SELECT id FROM streams WHERE ring = ? OR run IN ({marks}))"  # noqa: S608
+        return condition, [self.ring, *sorted(self.runs)]
 
 
 class Reader:
@@ -143,13 +165,19 @@ class Reader:
             result.setdefault(kind, {})["Completed" + row["kind"].removeprefix(kind)] = row["n"]
         return result
 
-    def pending(self, destination: int | None = None) -> tuple[int, int]:
+    def last_record(self) -> int:
+        """The number of the latest record."""
+        row = self._one("SELECT coalesce(max(id), 0) AS id FROM records")
+        return int(row["id"]) if row is not None else 0
+
+    def pending(self, destination: int | None = None, up_to: int | None = None) -> tuple[int, int]:
         """(records, bytes) that are accepted, neither delivered nor given up, nor held behind a refused parent."""
         where = "" if destination is None else " AND destination = ?"
+        bound = "" if up_to is None else " AND id <= ?"
         row = self._one(
             "SELECT count(*) AS n, coalesce(sum(size), 0) AS b FROM records"  # noqa: S608
-            f" WHERE {OPEN} AND hold IS NULL{where}",
-            () if destination is None else (destination,),
+            f" WHERE {OPEN} AND hold IS NULL{where}{bound}",
+            [one for one in (destination, up_to) if one is not None],
         )
         assert row is not None
         return row["n"], row["b"]
@@ -165,15 +193,25 @@ class Reader:
         assert row is not None
         return row["n"], row["p"], row["b"]
 
-    def troubled(self, destination: int | None = None, limit: int = 100) -> list[sqlite3.Row]:
-        """Failed and held records with their reasons, oldest first; without those that another record goes in the stead of."""
+    def conditions_of_trouble(self) -> tuple[str, str]:
+        """What makes a record failed, and what held: not what another one goes in the stead of, or a person lets be."""
+        names = {row["name"] for row in self._all("PRAGMA table_info(records)")}  # an older seclea's ledger has fewer
+        left = "".join(f" AND {name} IS NULL" for name in ("sent_again", "dismissed_ns") if name in names)
+        seen = " AND dismissed_ns IS NULL" if "dismissed_ns" in names else ""
+        return f"status = 'Failed'{left}", f"status = 'Transmitting' AND hold IS NOT NULL{seen}"
+
+    def troubled(self, destination: int | None = None, limit: int = 100, part: Part | None = None) -> list[sqlite3.Row]:
+        """Failed and held records with their reasons, oldest first."""
         where = "" if destination is None else " AND r.destination = ?"
         values: list[Any] = [] if destination is None else [destination]
+        failed, held = self.conditions_of_trouble()
+        if part is not None:
+            condition, more = part.streams("r.")
+            where, values = where + condition, values + more
         return self._all(
             "SELECT r.id, r.kind, r.status, r.destination, r.entity, r.run, r.hold, r.error, r.size, e.name FROM records r"  # noqa: S608
             " LEFT JOIN entities e ON e.uuid = r.entity"
-            " WHERE r.id IN (SELECT id FROM records WHERE status = 'Failed' AND sent_again IS NULL UNION"
-            f" SELECT id FROM records WHERE status = 'Transmitting' AND hold IS NOT NULL){where}"
+            f" WHERE r.id IN (SELECT id FROM records WHERE {failed} UNION SELECT id FROM records WHERE {held}){where}"
             " ORDER BY r.id LIMIT ?",
             [*values, limit],
         )

@@ -63,18 +63,24 @@ def serve(config: PortalConfig, announce: Callable[[Portal], None] | None = None
     if config.data.stat().st_uid != os.getuid():
         raise SecleaError(f"{config.data} belongs to another user.")
     os.chmod(config.data, 0o700)
-    with hold_folder(config):
-        _remove(config.address_path)
-        with contextlib.ExitStack() as stack:
-            socket_path = config.socket or default_socket(config.data)
-            owner_socket = stack.enter_context(_bind_unix(socket_path))
-            port_socket = stack.enter_context(_bind_tcp(config.host, config.port))
-            app = create_app(config)
-            portal: Portal = app.state.portal
-            stack.callback(portal.close)
-            host, port = port_socket.getsockname()[:2]
-            portal.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            asyncio.run(_run(app, portal, owner_socket, port_socket, socket_path, announce))
+    held = hold_folder(config)
+    held.__enter__()
+    _held.append(held)
+    _remove(config.address_path)
+    with contextlib.ExitStack() as stack:
+        socket_path = config.socket or default_socket(config.data)
+        owner_socket = stack.enter_context(_bind_unix(socket_path))
+        port_socket = stack.enter_context(_bind_tcp(config.host, config.port))
+        app = create_app(config)
+        portal: Portal = app.state.portal
+        stack.callback(portal.close)
+        host, port = port_socket.getsockname()[:2]
+        portal.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        asyncio.run(_run(app, portal, owner_socket, port_socket, socket_path, announce))
+
+
+# For as long as this process lives: whoever waits for the folder to be free waits until the process is gone.
+_held: list[contextlib.AbstractContextManager[None]] = []
 
 
 @contextlib.contextmanager

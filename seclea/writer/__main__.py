@@ -126,6 +126,9 @@ class WriterProcess:
             retried = self.writer.lift_holds(message.get("destination"), retry=bool(message.get("retry")))
             self.writer.last_work = time.monotonic()
             return {"ok": True, "again": retried.again, "left": retried.left}
+        if op == "dismiss":
+            with self.writer.ledger.transaction():
+                return {"dismissed": self.writer.ledger.dismiss(message.get("records"))}
         if op == "stop":
             self.stopping = True
             self._stop_portal = bool(message.get("portal"))

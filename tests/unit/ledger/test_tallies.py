@@ -8,7 +8,6 @@ import pytest
 from seclea.contract import Destination
 from seclea.ledger import migrations, tallies
 from seclea.ledger.db import Ledger
-from seclea.ledger.tallies import Tally
 from seclea.ledger.view import LedgerView
 
 SECOND = 1_000_000_000
@@ -48,23 +47,6 @@ def test_what_was_left_out_is_summed_by_reason_destination_and_time(ledger: Ledg
     assert sum(one.count for one in tallies.left_out(ledger)) == 10, "the sums outlive the events"
 
 
-def test_pauses_are_counted_and_timed_by_what_was_short(ledger: Ledger) -> None:
-    event(ledger, 100, "start")
-    event(ledger, 110, "paused", "disk: 11 MB of 10 MB are in use")
-    event(ledger, 150, "resumed", "disk: 11 MB of 10 MB are in use")
-    event(ledger, 200, "paused", "memory: 70 MB of 64 MB are in use")
-    event(ledger, 205, "resumed")
-    event(ledger, 300, "paused", "disk: 12 MB of 10 MB are in use")
-    assert tallies.paused_since(ledger) == 300 * SECOND
-    assert tallies.pauses(ledger, 310 * SECOND) == [
-        Tally("disk", 2, 50.0, 300 * SECOND),
-        Tally("memory", 1, 5.0, 200 * SECOND),
-    ]
-    event(ledger, 320, "start")  # the writer was killed in the pause
-    assert tallies.paused_since(ledger) is None
-    assert tallies.pauses(ledger, 999 * SECOND)[0] == Tally("disk", 2, 60.0, 300 * SECOND)
-
-
 def test_a_ledger_that_an_older_seclea_made_has_no_numbers_and_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,5 +55,5 @@ def test_a_ledger_that_an_older_seclea_made_has_no_numbers_and_is_no_error(
         patch.setattr(migrations, "scripts", lambda: of_then)
         Ledger(tmp_path / "ledger.sqlite").close()
     with LedgerView(tmp_path / "ledger.sqlite") as view:
-        assert (tallies.left_out(view), tallies.attempts(view, 1), tallies.pauses(view, 0)) == ([], [], [])
+        assert (tallies.left_out(view), tallies.attempts(view, 1)) == ([], [])
         assert tallies.troubled(view) == (0, 0)
