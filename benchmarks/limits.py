@@ -3,7 +3,7 @@
     python -m benchmarks limits [--json FILE] [--plot FILE.png] [--quick]
 
 The portal (scripted, over a real socket) takes nothing at first, and all from the first pause on plus ``--outage`` seconds. The
-job does steps of about half a millisecond of arithmetic and 50 log calls of eight metrics. Usage is looked at
+job does steps of about a millisecond of arithmetic and 10 log calls of eight metrics. Usage is looked at
 from outside every 20 ms: sizes of ledger, log and spool; rings; resident memory of writer and sender without what they share.
 """
 
@@ -28,7 +28,8 @@ from tests.contract.fault_portal import Answer
 from tests.pipeline import PipelineHome, WillingPortal, pipeline_home
 
 DISK, MEMORY = 16_000_000, 128_000_000
-BURST = 50
+BURST = 10
+RESUME_BELOW = 0.7
 _SAMPLE_SECONDS = 0.02
 
 JOB = """
@@ -42,7 +43,7 @@ names = "abcdefgh"
 steps, calls, x = [], [], 1.0
 for step in range({steps}):
     begun = clock()
-    for _ in range(10_000):
+    for _ in range(20_000):
         x = x * 1.000001
     for _ in range({burst}):
         before = clock()
@@ -102,7 +103,7 @@ def measure(steps: int, outage_seconds: float) -> dict[str, Any]:
     try:
         with pipeline_home() as home:
             (home.user / ".seclearc").write_text(
-                f"[limits]\ndisk = {DISK}\nmemory = {MEMORY}\nmin_free_disk = 0\nresume_below = 0.7\n"
+                f"[limits]\ndisk = {DISK}\nmemory = {MEMORY}\nmin_free_disk = 0\nresume_below = {RESUME_BELOW}\n"
             )
             home.log_in(portal.url)
             scripts = dict(portal._scripts)
@@ -158,6 +159,7 @@ def measure(steps: int, outage_seconds: float) -> dict[str, Any]:
         "step_outside_pauses": spread(times[False]),
         "step_in_pauses": spread(times[True]),
         "log_call_outside_pauses": spread(outside),
+        "resumed_after_seconds": [resumed_after(samples, *pause) for pause in pauses],
         "pauses": pauses,
         "samples": samples,
     }
@@ -185,6 +187,12 @@ def spans(samples: list[tuple[float, int, int, bool]]) -> list[tuple[float, floa
             found.append((begun, seconds))
             begun = None
     return found if begun is None else [*found, (begun, samples[-1][0])]
+
+
+def resumed_after(samples: list[tuple[float, int, int, bool]], begin: float, end: float) -> float:
+    """Seconds from the look at which usage was below what logging resumes at, to the end of the pause."""
+    below = [at for at, disk, _, _ in samples if begin <= at <= end and disk < RESUME_BELOW * DISK]
+    return round(end - below[0], 3) if below else 0.0
 
 
 def main(arguments: list[str]) -> int:
