@@ -46,6 +46,7 @@ def _making(home: Home) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(home.path / "rings.lock", flags, 0o600)
     try:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

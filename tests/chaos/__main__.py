@@ -112,7 +112,7 @@ def deliver(timeout_seconds: float) -> str:
         " print('' if r.done else f'pending {r.pending}, failed {r.failed}, held {r.held}: {r.reasons}')"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    return (result.stdout + result.stderr[-2000:]).strip()
+    return (result.stdout if result.returncode == 0 else result.stdout + result.stderr[-2000:]).strip()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -95,7 +95,7 @@ def test_a_child_that_is_forked_while_another_thread_holds_every_lock_of_ours_lo
     )
     assert set(told.split()) == {
         "seclea.client.joining", "seclea.client.lineage.known", "seclea.client.lineage.parts",
-        "seclea.client.training_run", "seclea.director.pipeline",
+        "seclea.client.training_run", "seclea.director.pipeline", "seclea.director.room",
         "seclea.queues.bell", "seclea.queues.consumer", "seclea.queues.producer", "seclea.queues.queue",
     }  # fmt: skip
     until(lambda: home.steps() == [0, 1, 2], "what parent and child logged")

@@ -1,6 +1,7 @@
 """What survives whom: handed, durable, delivered; and the end of a script."""
 
 import os
+import re
 import signal
 
 from tests.pipeline import PipelineHome, kill, until
@@ -51,8 +52,8 @@ def test_complete_returns_in_time_when_the_portal_is_away_and_says_what_is_left(
         print(*result.reasons, sep="\\n")
         """,
     ).splitlines()
-    assert printed[0] == "False 3 0 True"  # project, run, metrics
-    assert "3 records are left after 1.5 s; the background goes on" in printed[1]
+    assert re.fullmatch("False [34] 0 True", printed[0])  # project, run, metrics in one batch or two
+    assert "records are left after 1.5 s; the background goes on" in printed[1]
     assert any(home.closed_url in line or "refused" in line for line in printed[2:]), printed
 
 

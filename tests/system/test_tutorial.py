@@ -6,6 +6,7 @@ It is committed without outputs: they hold ids, ports and times, and what a stor
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,8 @@ def printed(notebook: dict[str, Any], stream: str = "stdout") -> str:
 def test_the_tutorial_runs_and_what_it_says_is_what_is_recorded(home: PipelineHome) -> None:
     notebook = execute(home)
     said = printed(notebook)
-    assert printed(notebook, "stderr") == ""
+    told = printed(notebook, "stderr").splitlines()  # on a slow machine, how far a wait is
+    assert [line for line in told if not re.match(r"seclea: (\d+ records? left|all is delivered)", line)] == []
     # Nothing of the reader's is touched but the home.
     assert [path for path in home.user.rglob("*") if path.is_file()] == []
 
