@@ -105,7 +105,7 @@ def test_status_as_json_has_exactly_the_documented_keys(home: PipelineHome, port
     check_form(now, FORM)
     assert now["writer"]["pid"] == home.writer_pid()  # type: ignore[index]
     assert (now["failed"], now["held"]) == (1, 2)
-    assert now["sender"] == {"pid": home.sender_pid(), "restarts": 0}
+    assert now["sender"] == {"pid": home.sender_pid(), "restarts": 0, "trouble": None}
     assert now["clients"] == [script.pid]
     assert now["records"] == {
         "project": {"Completed": 1},
