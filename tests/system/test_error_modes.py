@@ -218,7 +218,7 @@ def test_complete_and_status_name_a_ledger_that_cannot_be_read(home: PipelineHom
     answer = does(script, "complete")
     assert "done=False" in answer and "cannot be read" in answer
     shown = home.command("status", "--json")
-    assert shown.returncode == 0 and "is damaged" in shown.stdout
+    assert shown.returncode == 1 and "is damaged" in shown.stdout
     for path in home.path.glob("ledger.sqlite*"):
         path.unlink()
     resumed(home)
