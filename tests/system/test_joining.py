@@ -43,8 +43,9 @@ def streams(home: PipelineHome) -> list[tuple[str, int, int]]:
 
 
 def runs(home: PipelineHome) -> list[str]:
-    """The uuids of all training runs, in the order in which they were started: each begins with its time."""
-    return [uuid for (uuid,) in home.rows("SELECT uuid FROM entities WHERE kind = 'training_run' ORDER BY uuid")]
+    """The uuids of all training runs, in the order in which they were started."""
+    order = "json_extract(json, '$.started_ns'), rowid"
+    return [uuid for (uuid,) in home.rows(f"SELECT uuid FROM entities WHERE kind = 'training_run' ORDER BY {order}")]
 
 
 def is_over(home: PipelineHome, count: int = 1) -> bool:
