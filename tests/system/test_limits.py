@@ -2,12 +2,13 @@
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from seclea.client.status import status
+from seclea.writer.limits import resident_bytes
 from tests.contract.fault_portal import Answer
 from tests.pipeline import PipelineHome, WillingPortal, until
 
@@ -36,11 +37,22 @@ def disk_bytes(home: PipelineHome) -> int:
     return total
 
 
+def memory_bytes(home: PipelineHome) -> int:
+    """Rings by their files; writer and sender without what they share."""
+    rings = 0
+    for path in home.home.rings.glob("*.ring"):
+        with suppress(FileNotFoundError):
+            rings += path.stat().st_size
+    live = home.live()
+    return rings + resident_bytes([pid for pid in (live.get("writer"), live.get("sender")) if pid])
+
+
 class Sampler:
     """Looks at the home all the time: the most that was ever used, and when logging was paused."""
 
-    def __init__(self, home: PipelineHome) -> None:
+    def __init__(self, home: PipelineHome, used: Callable[[PipelineHome], int] = disk_bytes) -> None:
         self.most = 0
+        self._used = used
         self.samples = 0
         self._home = home
         self._over = threading.Event()
@@ -48,7 +60,7 @@ class Sampler:
 
     def _look(self) -> None:
         while not self._over.wait(0.01):
-            self.most = max(self.most, disk_bytes(self._home))
+            self.most = max(self.most, self._used(self._home))
             self.samples += 1
 
     def __enter__(self) -> "Sampler":
@@ -210,3 +222,32 @@ def test_limits_that_are_edited_take_effect_in_what_runs_and_a_wrong_edit_change
     assert status(limited.home)["limits_trouble"] is None
     assert limited.logs().count("'lots'") == 1, "said once"
     assert not status(limited.home)["left_out"]
+
+
+def test_rings_of_many_processes_stay_within_the_memory_limit(home: PipelineHome, portal: WillingPortal) -> None:
+    """64 MB, of which writer and sender take most: rings are made smaller, then one after the other."""
+    home.log_in(portal.url)
+    crowd = """
+        import os
+        from seclea.director import pipeline as director
+        director._in_container = lambda: True  # rings in the home
+        from seclea import SecleaAI
+        client = SecleaAI("Claims")
+        run = client.start_training_run("crowd")
+        children = []
+        for number in range(40):
+            if not (child := os.fork()):
+                for step in range(100): run.log({"loss": 1.0}, step=1000 * number + step)
+                os._exit(0 if client.flush(60).done else 1)
+            children.append(child)
+        print(*{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}, flush=True)
+        """
+    with Sampler(home, memory_bytes) as sampler:
+        script = home.script(crowd, SECLEA_PLATFORM_URL=portal.url, SECLEA_LIMITS_MEMORY="64MB")
+        assert script.hear() == "0"
+        script.end()
+        until(lambda: len(portal.steps()) == 4000, "all that was logged", 60)
+    ring = 4 << 20
+    assert sampler.most <= 64_000_000 + ring, f"{sampler.most / MB:.1f} MB"
+    assert 40 * ring > 2 * 64_000_000, "rings of the usual size would not fit"
+    assert not status(home.home)["left_out"]
