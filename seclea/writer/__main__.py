@@ -27,6 +27,8 @@ from seclea.writer.writer import Writer
 
 log = logging.getLogger("seclea.writer")
 
+_MARKS: Any = ("marks",)  # beside what an asker said; no message has such a key
+
 _SETTLE_SECONDS = 30.0
 _SETTLE_LOOK_SECONDS = 0.5
 _LOCK_SECONDS = 15.0  # a leaving writer needs a moment; a second one that waits longer has no reason to be
@@ -112,7 +114,10 @@ class WriterProcess:
         op = message.get("op")
         if op == "flush":
             ring = message.get("ring")
-            done = self.writer.flushed(ring, int(message.get("sequence") or 0))
+            if ring is None:  # others may log for ever: what stands in the rings at the first look
+                done = self.writer.flushed_up_to(message.setdefault(_MARKS, self.writer.marks()))
+            else:
+                done = self.writer.flushed(ring, int(message.get("sequence") or 0))
             return {"durable": True} if done else None
         if op == "status":
             return self.status()

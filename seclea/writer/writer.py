@@ -410,12 +410,22 @@ class Writer:
         """Whether some record waits for a destination that is not on hold."""
         return any(row["hold"] is None and self.ledger.pending(row["id"])[0] > 0 for row in self.ledger.destinations())
 
-    def flushed(self, ring: bytes | None, sequence: int) -> bool:
-        """Whether everything up to this frame of a ring (None: of all rings) is durable, payloads included."""
+    def marks(self) -> dict[bytes, int]:
+        """The last frame that stands in each ring."""
+        return {ring_id: ring.last_sequence for ring_id, ring in self.rings.items()}
+
+    def flushed_up_to(self, marks: dict[bytes, int]) -> bool:
+        """Whether everything up to these frames is durable, payloads included; and all of rings that came since."""
         if self.is_saving or self.recorder.payloads:
             return False
-        if ring is None:
-            return not any(one.has_more for one in self.rings.values())
+        return all(
+            not ring.has_more or ring.committed >= marks.get(ring_id, 1 << 63) for ring_id, ring in self.rings.items()
+        )
+
+    def flushed(self, ring: bytes, sequence: int) -> bool:
+        """Whether everything up to this frame of a ring is durable, payloads included."""
+        if self.is_saving or self.recorder.payloads:
+            return False
         return self.ledger_sequence(ring) >= sequence
 
     def ledger_sequence(self, ring: bytes) -> int:
