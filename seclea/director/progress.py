@@ -103,7 +103,7 @@ def ask_until(
         if answer is None:
             with contextlib.suppress(PipelineError, OSError):
                 ensure_writer(home)
-            time.sleep(min(0.02, max(left, 0.0)))
+            time.sleep(min(0.02, max(left, 0.0)))  # a poll with a deadline: a writer is starting
         if meanwhile is not None and time.monotonic() < deadline:
             meanwhile()
 

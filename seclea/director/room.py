@@ -150,7 +150,7 @@ def wait_for_memory(make: Callable[[], bool], watch: LimitsWatch) -> bool:
         if not told:
             told = True
             _say(f"seclea: logging is paused ({why}); waiting for room.")
-        time.sleep(min(_LOOK_SECONDS, left))
+        time.sleep(min(_LOOK_SECONDS, left))  # a poll, within the budget of the pause
         if make():
             _say("seclea: logging goes on.")
             return True

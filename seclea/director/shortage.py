@@ -99,7 +99,7 @@ def ring_when_there_is_room(home: Home, limits: Limits, make: Callable[[], Produ
         if not told:
             told = True
             _say(f"seclea: logging is paused ({error}); waiting for room.")
-        time.sleep(_RING_PAUSE_SECONDS)
+        time.sleep(_RING_PAUSE_SECONDS)  # a poll, within the budget of the pause
     raise PipelineError(
         f"There is no place for a ring of {home.path}: {error}.", "Make room there, or set SECLEA_HOME elsewhere."
     )

@@ -17,10 +17,10 @@ class Reopening(Reader):
     """What `Ledger` can do with records that were settled."""
 
     def _change(self, record: int, event: Event) -> Status:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: `Ledger` has it
 
     def release_chunks(self, record: int) -> list[str]:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: `Ledger` has it
 
     def delivered_from(self, stream: int, lane: str, first: int) -> list[sqlite3.Row]:
         """Records of a lane that the portal acknowledged, from this sequence on, in order."""

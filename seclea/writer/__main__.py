@@ -179,7 +179,7 @@ def _settle_in(home: Home) -> FileLock | None:
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_SETTLE_LOOK_SECONDS)
+            time.sleep(_SETTLE_LOOK_SECONDS)  # a poll with a deadline
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -136,7 +136,7 @@ def steps(bench: Bench, rounds: int = 4) -> None:
         deadline = time.monotonic() + 20
         while not all(future.done() for future in futures):
             assert time.monotonic() < deadline
-            time.sleep(0.0005)
+            time.sleep(0.0005)  # a poll with a deadline: payload threads are at work
 
 
 def goes_through(bench: Bench, fault: Fault) -> None:
