@@ -95,7 +95,7 @@ BUGS = (
         "seclea/portal/blobs.py",
         "                os.fsync(file.fileno())\n",
         "",
-        ("tests/contract/test_portal_content.py",),
+        ("tests/unit/portal/test_blobs.py",),
     ),
     # -- acknowledging -------------------------------------------------------------------------------------------------
     Bug(

@@ -117,6 +117,28 @@ def test_a_sync_that_fails_leaves_no_file_that_could_be_counted_on(home: Home, m
     assert spool.store("payload").size == 7
 
 
+def test_a_sync_that_failed_is_not_asked_for_again_on_the_same_data(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # R6: after a failed fsync the kernel may have dropped the pages and says yes the next time.
+    asked: list[int] = []
+    real = os.fsync
+
+    def fail_once(descriptor: int) -> None:
+        inode = os.fstat(descriptor).st_ino
+        asked.append(inode)
+        if asked.count(inode) == 1 and not os.path.isdir(os.readlink(f"/proc/self/fd/{descriptor}")):
+            raise OSError(5, "Input/output error")
+        real(descriptor)
+
+    spool = Spool(home)
+    name = incoming(home, b"weights")
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(OSError, match="Input/output"):
+        spool.store(name)
+    assert chunk_files(home) == []
+
+
 def test_a_payload_that_is_gone_is_said_to_be(home: Home) -> None:
     with pytest.raises(FileNotFoundError):
         Spool(home).store("nothing")
