@@ -106,6 +106,27 @@ def test_a_file_is_never_wider_than_0600_not_even_under_its_temporary_name(
     assert chmod_calls == []
 
 
+def test_a_file_is_synced_then_renamed_then_its_directory_is_synced(
+    store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(URL, Token("first"), None)  # the directory is there
+    done: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def note_sync(descriptor: int) -> None:
+        done.append("sync directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        sync(descriptor)
+
+    def note_rename(source: Path, target: Path) -> None:
+        done.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    store.write(URL, Token("second"), None)
+    assert done == ["sync file", "rename", "sync directory"]
+
+
 def test_what_was_written_is_read_back_by_another_process_too(store: TokenStore) -> None:
     written = store.write(URL, Token("access"), Token("refresh"), "ann", expires_in=900, now=Instant(5, "boot", 7))
     assert TokenStore(store.directory).read(URL) == written
