@@ -26,13 +26,12 @@ def double(df: Any) -> Any:
 class Life:
     """One process's life from start to stop, every choice by its seed."""
 
-    def __init__(self, notes: Path, stop: Path, seed: int, portal: str = "", calm: float = 1.0) -> None:
-        """``portal``: address of one with a login; ``calm`` stretches the naps between calls."""
+    def __init__(self, notes: Path, stop: Path, seed: int, portal: str = "") -> None:
+        """``portal``: address of one with a login; else the embedded one."""
         self.notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.stop = stop
         self.seed = seed
         self.portal = portal
-        self.calm = calm
         self.random = random.Random(seed)
         self.children: list[int] = []
 
@@ -41,16 +40,8 @@ class Life:
 
     def live(self) -> None:
         """Log until killed, until the file ``stop`` exists, or until a life of its own length is over."""
-        from seclea import SecleaAI
-
         try:
-            self.note(begun="run")
-            where = {"organization": "Acme", "platform_url": self.portal} if self.portal else {}
-            self.client = SecleaAI("chaos", **where)
-            used = [self.upload()] if self.random.random() < 0.15 else []
-            self.run = self.client.start_training_run(f"seed {self.seed}", datasets=used)
-            self.note(run=self.run.uuid)
-            self.voice = Voice(self, "main")
+            self.begin()
             self.threads = [
                 threading.Thread(target=self.speak, args=(Voice(self, f"thread {number}"), self.random.random()))
                 for number in range(self.random.choice((0, 0, 0, 1, 2)))
@@ -69,8 +60,20 @@ class Life:
             self.note(raised=f"{type(error).__name__}: {error}")
             raise
 
+    def begin(self) -> None:
+        """Open a run, in one of seven cases with a dataset that it uses."""
+        from seclea import SecleaAI
+
+        self.note(begun="run")
+        where = {"organization": "Acme", "platform_url": self.portal} if self.portal else {}
+        self.client = SecleaAI("chaos", **where)
+        used = [self.upload()] if self.random.random() < 0.15 else []
+        self.run = self.client.start_training_run(f"seed {self.seed}", datasets=used)
+        self.note(run=self.run.uuid)
+        self.voice = Voice(self, "main")
+
     def nap(self, chance: random.Random) -> None:
-        time.sleep(chance.uniform(0.001, 0.015) * self.calm)  # the work of the job
+        time.sleep(chance.uniform(0.001, 0.015))  # the work of the job
 
     def speak(self, voice: Voice, seed: float) -> None:
         """A thread that logs beside the first one, 100 times."""

@@ -119,6 +119,10 @@ class Referee:
                 return found
             cursor = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(link.split(">")[0].lstrip("<")).query))
 
+    def curve(self, run: str, key: str) -> dict[str, Any]:
+        """All values of a key, in the order of the streams, and what is missing or was left out."""
+        return dict(self._json(f"/collection/training-runs/{run}/metrics", key=key))
+
     # -- one life ------------------------------------------------------------------------------------------------
 
     def judge(self, told: Told, level: str = "handed") -> list[str]:
@@ -152,7 +156,7 @@ class Referee:
         keys = {one["key"] for one in self._json(f"/collection/training-runs/{told.run}/metric-keys")}
         # A voice whose very first call was cut may be there with one value, and was not told.
         for voice in sorted({*told.voices, *keys}):
-            found = self._json(f"/collection/training-runs/{told.run}/metrics", key=voice)
+            found = self.curve(told.run, voice)
             values, count, needed = found["values"], told.voices.get(voice, 0), least.get(voice, 0)
             if found["gaps"] and level == "handed":
                 wrong.append(f"{voice}: gaps {found['gaps']}")
