@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.referee import VALUES_OF_A_VOICE, number_of
+
 WAIT_SECONDS = 2.0  # for flush and complete in the middle of kills; what they then say counts only if it is "done"
 
 
@@ -177,15 +179,20 @@ class Life:
 
 
 class Voice:
-    """Counts 0, 1, 2, … under a name of its own in the run, and notes each call that returned."""
+    """Counts 0, 1, 2, … in the run, with its own number in each value, and notes each call that returned."""
 
     def __init__(self, life: Life, name: str) -> None:
         self.life = life
         self.name = name
+        self.first = number_of(name) * VALUES_OF_A_VOICE
         self.values = 0
 
     def log(self, count: int) -> None:
         for _ in range(count):
-            self.life.run.log({self.name: float(self.values)}, step=self.values)
-            self.life.note(voice=self.name, value=self.values)
-            self.values += 1
+            self.life.run.log({"value": float(self.first + self.values)}, step=self.values)
+            self.told()
+
+    def told(self) -> None:
+        """The call has returned."""
+        self.life.note(voice=self.name, value=self.values)
+        self.values += 1

@@ -90,6 +90,7 @@ class Round:
         for role, pid in chosen:
             if kill(pid, number) and number == signal.SIGKILL:
                 self.killed[role] += 1
+                self.scene.portal_was_killed = self.scene.portal_was_killed or pid == self.scene.portal_pid
 
     def strike(self) -> None:
         situation = self.random.choices(list(SITUATIONS), list(SITUATIONS.values()))[0]

@@ -63,6 +63,7 @@ class Scene:
         self.lives = 0
         self.clients: dict[int, Path] = {}
         self.portal_pid = 0
+        self.portal_was_killed = False  # it may go on to accept for a moment
         self.url = ""
         self.wrong: list[str] = []
         self.judged_apart: set[str] = set()  # runs
@@ -119,6 +120,7 @@ class Scene:
                 raise SystemExit("the portal does not start")
 
         self.portal_pid = start(serve, self.errors)
+        self.portal_was_killed = False
 
         if not wait_for(self._accepts, END_SECONDS):
             raise RuntimeError(f"the portal does not start; see {self.errors}")
@@ -131,7 +133,7 @@ class Scene:
 
     def see_that_the_portal_is_up(self) -> None:
         """Start an own portal that was killed, also if it is still dying."""
-        if self.url and not self._accepts():
+        if self.url and (self.portal_was_killed or not self._accepts()):
             kill(self.portal_pid)
             wait_for(lambda: state_of(self.portal_pid) in ("", "Z"), END_SECONDS)
             self.reap()
@@ -239,6 +241,7 @@ class Scene:
         def none_left() -> bool:
             self.reap()
             left = [pid for pids in self.who().values() for pid in pids if pid not in spared]
+            self.portal_was_killed = self.portal_was_killed or self.portal_pid in left
             return not [kill(pid) for pid in left]
 
         if not wait_for(none_left, END_SECONDS):

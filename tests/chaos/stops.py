@@ -41,11 +41,11 @@ class Steady(Life):
             self.begin()
             taken = []
             while not self.stop.exists():
+                value = {"value": float(self.voice.first + self.voice.values)}
                 before = time.perf_counter_ns()
-                self.run.log({"main": float(self.voice.values)}, step=self.voice.values)
+                self.run.log(value, step=self.voice.values)
                 taken.append(time.perf_counter_ns() - before)
-                self.note(voice="main", value=self.voice.values)
-                self.voice.values += 1
+                self.voice.told()
                 time.sleep(PACE_SECONDS)  # the work of the job
             self.run.finish()
             self.note(finished=True, taken=sorted(taken))
@@ -172,7 +172,7 @@ class Stops:
 
         told = read_notes(notes)
         referee = self.scene.referee()
-        found = referee.curve(told.run, "main")
+        found = referee.curve(told.run)
         referee.close()
         values = found["values"]
         left_out = sum(one["count"] for one in found["tombstones"])
