@@ -25,6 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.chaos import scene
 from tests.chaos.processes import adopt_orphans, descendants_of, kill, wait_for
 from tests.chaos.scene import Scene, import_first, isolated
 
@@ -202,11 +203,13 @@ def play(seed: int, number: int, kills: int, directory: Path) -> dict[str, Any]:
 class Campaign:
     """Rounds beside each other until there are enough kills."""
 
-    def __init__(self, seed: int, kills: int, homes: int) -> None:
+    def __init__(self, seed: int, kills: int, homes: int, of_a_round: int, findings: int, directory: str) -> None:
         self.seed = seed
         self.kills = kills
         self.homes = homes
-        self.root = Path(tempfile.mkdtemp(prefix="s-kills-", dir="/tmp"))
+        self.of_a_round = of_a_round
+        self.most_findings = findings
+        self.root = Path(tempfile.mkdtemp(prefix="s-kills-", dir=directory))
         self.running: dict[int, tuple[int, Path, float]] = {}
         self.next_round = 0
         self.planned = 0
@@ -250,9 +253,9 @@ class Campaign:
         told = 0
         adopt_orphans()  # of a round that itself fails
         while self.running or self.planned < self.kills:
-            if self.planned < self.kills and len(self.running) < self.homes and self.kept < FINDINGS:
+            if self.planned < self.kills and len(self.running) < self.homes and self.kept < self.most_findings:
                 number = self.next_round if only is None else only
-                kills = min(KILLS_OF_A_ROUND, self.kills - self.planned)
+                kills = min(self.of_a_round, self.kills - self.planned)
                 self.begin(number, kills)
                 self.next_round += 1
                 self.planned += kills
@@ -289,12 +292,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--homes", type=int, default=HOMES, help="beside each other")
     parser.add_argument("--only", type=int, metavar="ROUND", help="this round alone")
+    parser.add_argument("--round-kills", type=int, default=KILLS_OF_A_ROUND, help="until a home is judged")
+    parser.add_argument("--directory", default="/tmp", help="where homes are made; a short path, as sockets must have")
+    parser.add_argument("--findings", type=int, default=FINDINGS, help="after so many homes with findings it gives up")
+    parser.add_argument(
+        "--wait", type=float, default=scene.END_SECONDS, help="seconds until what does not end has hung"
+    )
     options = parser.parse_args(arguments)
     import_first()
+    scene.END_SECONDS = scene.DELIVER_SECONDS = options.wait
     if options.only is not None:
-        options.kills = min(options.kills, KILLS_OF_A_ROUND)
+        options.kills = min(options.kills, options.round_kills)
     began = time.monotonic()
-    campaign = Campaign(options.seed, options.kills, options.homes)
+    campaign = Campaign(
+        options.seed, options.kills, options.homes, options.round_kills, options.findings, options.directory
+    )
     campaign.run(options.only)
     seconds = time.monotonic() - began
     total = campaign.killed.total()
