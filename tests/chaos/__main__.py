@@ -32,7 +32,7 @@ KINDS = {
     "kills": Chaos("clients, writer, sender, portal killed at random", ("--kills", "10000"), ("--kills", "150")),
     "kills_planted": Chaos("bugs that only a kill shows, in copies of the tree: each must be found"),
     "stops": Chaos("writer, sender, portal, clients stopped (SIGSTOP) for a while", ("--rounds", "10"), ("--rounds", "1")),
-    "forks": Chaos("children that fork children, ended in all ways, the writer killed", ("--storms", "20"), ("--storms", "1")),
+    "forks": Chaos("children that fork children, ended in all ways", ("--storms", "20"), ("--storms", "1", "--children", "9")),
     "syscalls": Chaos("a kill, ENOSPC or EIO at every system call"),
     "clocks": Chaos("clocks that jump"),
     "call_times": Chaos("how long a log call takes while each fault is on"),

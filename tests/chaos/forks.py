@@ -46,7 +46,7 @@ class Storm(Life):
     def live(self) -> None:
         try:
             self.begin()
-            for _ in range(CHILDREN):
+            for _ in range(int(os.environ["CHILDREN"])):
                 self.voice.log(1)
                 self.fork(1)
             (self.stop.with_name(f"crowd-{os.getpid()}")).touch()
@@ -132,7 +132,7 @@ def storm(scene: Scene, chance: random.Random, kills: int) -> int:
     return most
 
 
-def play(seed: int, storms: int, directory: Path) -> dict[str, Any]:
+def play(seed: int, storms: int, quiet_storms: int, directory: Path) -> dict[str, Any]:
     """All storms of a seed, in one home."""
     chance = random.Random(f"forks {seed}")
     scene = Scene(directory, seed, own_portal=True)
@@ -143,7 +143,7 @@ def play(seed: int, storms: int, directory: Path) -> dict[str, Any]:
             most = max(most, storm(scene, chance, kills))
             killed += kills
         # And now one writer that lives on, while storms pass.
-        for _ in range(3):
+        for _ in range(quiet_storms):
             most = max(most, storm(scene, chance, 0))
             scene.deliver()
 
@@ -174,20 +174,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos forks", description=__doc__)
     parser.add_argument("--storms", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quiet", type=int, default=3, help="storms after these, in which nobody is killed by us")
+    parser.add_argument("--children", type=int, default=CHILDREN, help="of a job")
     options = parser.parse_args(arguments)
+    os.environ["CHILDREN"] = str(options.children)  # for the job
     import_first()
     adopt_orphans()
     directory = Path(tempfile.mkdtemp(prefix="s-forks-", dir="/tmp"))
     began = time.monotonic()
-    os.waitpid(isolated(lambda place: play(options.seed, options.storms, place), directory), 0)
+    os.waitpid(isolated(lambda place: play(options.seed, options.storms, options.quiet, place), directory), 0)
     if not (directory / "result.json").exists():
         print(f"the storms failed, left in place: {directory}\n{(directory / 'scene.err').read_text('utf-8')[-3000:]}")
         return 1
     result = json.loads((directory / "result.json").read_text("utf-8"))
     print(
-        f"seed {options.seed}: {options.storms} storms with {result['killed']} kills of the writer, then 3 without, in"
-        f" {time.monotonic() - began:.0f} s: at most {result['most']} children at once, {result['voices']} voices told"
-        f" {result['values']} values"
+        f"seed {options.seed}: {options.storms} storms with {result['killed']} kills of the writer,"
+        f" then {options.quiet} without, in {time.monotonic() - began:.0f} s:"
+        f" at most {result['most']} children at once, {result['voices']} voices told {result['values']} values"
     )
     for pid, (descriptors, resident) in result["marks"]:
         print(f"  writer {pid} after a storm: {descriptors} descriptors, {resident / 1e6:.1f} MB")

@@ -25,6 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from seclea.queues.layout import BEAT
 from tests.chaos import scene
 from tests.chaos.processes import adopt_orphans, descendants_of, kill, wait_for
 from tests.chaos.scene import Scene, import_first, isolated
@@ -43,7 +44,7 @@ TARGETS = {
     ("client", "child", "writer", "sender", "portal"): 12,
 }  # fmt: skip
 # And in which situation.
-SITUATIONS = {"anywhere": 70, "newborn": 12, "stopping": 4, "paused": 3, "payload": 8, "twice": 6}
+SITUATIONS = {"anywhere": 70, "newborn": 12, "stopping": 4, "paused": 3, "payload": 8, "committing": 10, "twice": 6}
 
 
 class Round:
@@ -138,6 +139,22 @@ class Round:
         self.hit(("writer",))
         self.scene.limit(False)
 
+    def _committing(self, roles: tuple[str, ...]) -> None:
+        """Right after the writer's sign of life: it then reads the rings and commits what it read."""
+        writers = self.scene.who()["writer"]
+        home = self.scene.home
+        rings = [path for root in (home.rings, home.shared_rings) if root.exists() for path in root.glob("*.ring")]
+        before = {path: beat(path) for path in rings}
+        until = time.monotonic() + 0.3
+        while all(beat(path) == before[path] for path in rings) and time.monotonic() < until:
+            pass
+        until = time.monotonic() + self.random.uniform(0.0, 0.005)
+        while time.monotonic() < until:
+            pass
+        self.killed["writer"] += sum(map(kill, writers))
+        if "client" in roles:
+            self.hit(("client",))
+
     def _payload(self, roles: tuple[str, ...]) -> None:
         """While one is written, or taken into the spool."""
         spool = self.scene.home.spool
@@ -167,6 +184,15 @@ class Round:
         scene.deliver()
         scene.judge(way)
         scene.stop(rings_were_lost=way == "durable")
+
+
+def beat(ring: Path) -> bytes:
+    """The word in which the writer shows that it lives."""
+    try:
+        with ring.open("rb") as file:
+            return os.pread(file.fileno(), 8, BEAT * 8)
+    except OSError:
+        return b""
 
 
 def play(seed: int, number: int, kills: int, directory: Path) -> dict[str, Any]:

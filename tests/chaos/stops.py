@@ -28,7 +28,7 @@ from tests.chaos.processes import adopt_orphans, descendants_of, kill, state_of,
 from tests.chaos.scene import END_SECONDS, Scene, import_first, isolated
 
 GO_ON_SECONDS = 30.0  # for what takes milliseconds on a quiet machine
-STOPS = 6  # random ones of a round, after one of each role
+STOPS = 6
 PACE_SECONDS = 0.004
 FLOOD = 100  # calls between two looks whether to end
 
@@ -205,7 +205,7 @@ def maps(pid: int) -> str:
         return ""
 
 
-def play(seed: int, number: int, seconds: float, directory: Path) -> dict[str, Any]:
+def play(seed: int, number: int, seconds: float, stops: int, directory: Path) -> dict[str, Any]:
     """One round, in this process."""
     chance = random.Random(f"stops {seed} {number}")
     scene = Scene(directory, seed * 1_000 + number, own_portal=chance.random() < 0.5)
@@ -217,7 +217,7 @@ def play(seed: int, number: int, seconds: float, directory: Path) -> dict[str, A
         wait_for(lambda: bool(scene.who()["portal"]), GO_ON_SECONDS)
         for role in chance.sample(roles, 4):
             this.stop(role)
-        for _ in range(STOPS):
+        for _ in range(stops):
             some = chance.sample(roles, chance.choice((1, 1, 2, 3)))
             others = [role for role in ("writer", "sender") if role not in some]
             this.stop(*some, killed=chance.choice(["", *others]))
@@ -250,6 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0, help="longest stop")
+    parser.add_argument("--stops", type=int, default=STOPS, help="random ones of a round, after one of each role")
     options = parser.parse_args(arguments)
     import_first()
     adopt_orphans()
@@ -260,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in range(options.rounds):
         directory = root / str(number)
         directory.mkdir(mode=0o700)
-        pid = isolated(lambda place, n=number: play(options.seed, n, options.seconds, place), directory)
+        pid = isolated(lambda place, n=number: play(options.seed, n, options.seconds, options.stops, place), directory)
         os.waitpid(pid, 0)
         wrong = [f"the round itself failed: {(directory / 'scene.err').read_text('utf-8')[-3000:]}"]
         if (path := directory / "result.json").exists():
