@@ -87,12 +87,12 @@ def run_all(arguments: list[str]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """List, run one, or run all."""
+    """List, run one (kills where only its arguments are given), or run all."""
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("help", "-h", "--help"):
         print(usage())
         return 0
-    name, rest = words[0], words[1:]
+    name, rest = ("kills", words) if words[0].startswith("--") else (words[0], words[1:])
     if name == "all":
         return run_all(rest)
     if not there(name):

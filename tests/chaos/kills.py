@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from seclea.queues.layout import BEAT
+from seclea.queues.layout import BEAT, TAIL
 from tests.chaos import scene
 from tests.chaos.processes import adopt_orphans, descendants_of, kill, wait_for
 from tests.chaos.scene import Scene, import_first, isolated
@@ -140,15 +140,16 @@ class Round:
         self.scene.limit(False)
 
     def _committing(self, roles: tuple[str, ...]) -> None:
-        """Right after the writer's sign of life: it then reads the rings and commits what it read."""
+        """Right after the writer's sign of life (it then reads the rings, and commits), or after it has moved a cursor."""
         writers = self.scene.who()["writer"]
         home = self.scene.home
         rings = [path for root in (home.rings, home.shared_rings) if root.exists() for path in root.glob("*.ring")]
-        before = {path: beat(path) for path in rings}
+        word = self.random.choice((BEAT, TAIL, TAIL))
+        before = {path: word_of(path, word) for path in rings}
         until = time.monotonic() + 0.3
-        while all(beat(path) == before[path] for path in rings) and time.monotonic() < until:
+        while all(word_of(path, word) == before[path] for path in rings) and time.monotonic() < until:
             pass
-        until = time.monotonic() + self.random.uniform(0.0, 0.005)
+        until = time.monotonic() + self.random.uniform(0.0, self.random.choice((0.0, 0.005)))
         while time.monotonic() < until:
             pass
         self.killed["writer"] += sum(map(kill, writers))
@@ -168,6 +169,18 @@ class Round:
             pass
         self.hit(self.random.choice((roles, ("client",), ("writer",), ("client", "writer"))))
 
+    def await_a_flush(self) -> None:
+        """Until one more client was told that what it had handed over is durable: now it must be."""
+
+        def told() -> int:
+            self.scene.reap()
+            return sum(path.read_bytes().count(b'"durable"') for path in self.scene.clients.values())
+
+        before = told()
+        if wait_for(lambda: told() > before, 5.0):
+            for pid in [*self.scene.clients, *self.scene.who()["writer"]]:
+                kill(pid)
+
     def end(self, way: str) -> None:
         """Come to rest in one of the three ways, and be judged."""
         scene = self.scene
@@ -176,6 +189,7 @@ class Round:
             scene.judge(way)
             return
         if way == "durable":
+            self.await_a_flush()
             scene.kill_all()
             for rings in (scene.home.rings, scene.home.shared_rings):
                 shutil.rmtree(rings, ignore_errors=True)
@@ -186,11 +200,11 @@ class Round:
         scene.stop(rings_were_lost=way == "durable")
 
 
-def beat(ring: Path) -> bytes:
-    """The word in which the writer shows that it lives."""
+def word_of(ring: Path, index: int) -> bytes:
+    """A word of a ring's header, as it is now."""
     try:
         with ring.open("rb") as file:
-            return os.pread(file.fileno(), 8, BEAT * 8)
+            return os.pread(file.fileno(), 8, index * 8)
     except OSError:
         return b""
 
