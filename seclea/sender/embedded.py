@@ -68,6 +68,16 @@ class EmbeddedPortal:
                 stopping.wait(_LOOK_SECONDS)
             return False
 
+    def reap(self) -> None:
+        """Let go of one that has ended. It may be another process that starts the next, and nobody else waits for ours."""
+        if self._lock.acquire(blocking=False):  # else it is being started, and looked at
+            try:
+                if self._child is not None and self._child.poll() is not None:
+                    log.info("the embedded portal ended with %d", self._child.returncode)
+                    self._child = None
+            finally:
+                self._lock.release()
+
     def stop(self, timeout_seconds: float = 8.0) -> bool:
         """Have it leave, also while it is still starting; whether it is gone."""
         deadline = time.monotonic() + timeout_seconds

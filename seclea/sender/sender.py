@@ -64,6 +64,7 @@ class Sender:
 
     def step(self) -> None:
         """Hear what the writer has said."""
+        self.portal.reap()
         with self._telling:
             self._tell_all()
         messages = self._send_queue.get_many(1000, 0)

@@ -1,160 +1,104 @@
-"""``python -m tests.chaos --kills N --seed S``: kill clients, writer and sender at random, then let the referee judge.
+"""The front door: ``./dev chaos`` lists the kinds, ``./dev chaos NAME …`` runs one, ``./dev chaos all --seed S [--short]`` all.
 
-Row R1 of the scorecard, levels handed and delivered. Every choice comes from the seed; the instants at which processes
-are hit do not (they are the machine's), so a failure names the seed and leaves the home in place.
+Each kind is a module of this folder with a ``main(arguments) -> int``: 0 when nothing was found, 1 with what was found printed
+and its directory left in place.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import random
-import shutil
-import signal
+import importlib
+import importlib.util
 import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.referee import Referee, read_notes
-
-CLIENTS = 2
-LONGEST_PAUSE_SECONDS = 0.35
+ROOT = Path(__file__).resolve().parents[2]
 
 
+@dataclass(frozen=True, slots=True)
 class Chaos:
-    """One campaign in one home."""
+    """One kind: what it does, and its sizes in ``all``."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
-        self.directory = directory
-        self.random = random.Random(seed)
-        self.seed = seed
-        self.stop = directory / "stop"
-        self.clients: dict[int, Path] = {}
-        self.lives = 0
-        self.killed: Counter[str] = Counter()
-
-    def start_client(self) -> None:
-        """Fork a client: heavy imports are done already, so a life begins in milliseconds."""
-        self.lives += 1
-        notes = self.directory / f"notes-{self.lives:05d}"
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                from tests.chaos.client import live
-
-                live(notes, self.stop, self.seed * 100_000 + self.lives)
-                code = 0
-            except BaseException as error:
-                print(f"client {self.lives}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            finally:
-                os._exit(code)
-        self.clients[pid] = notes
-
-    def kill_one(self) -> None:
-        """Kill a client, the writer or the sender."""
-        target = self.random.choice(("client", "client", "writer", "sender", "both"))
-        if target == "client":
-            pid = self.random.choice(sorted(self.clients))
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            del self.clients[pid]
-            self.killed["client"] += 1
-            self.start_client()
-            return
-        pids = pipeline_pids(self.directory / "home")
-        for name in ("writer", "sender") if target == "both" else (target,):
-            for pid in pids.get(name, ()):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    self.killed[name] += 1
-                except ProcessLookupError:
-                    pass
-
-    def run(self, kills: int) -> None:
-        """Kill ``kills`` times, then let the clients that live finish."""
-        for _ in range(CLIENTS):
-            self.start_client()
-        while self.killed.total() < kills:
-            time.sleep(self.random.uniform(0.0, LONGEST_PAUSE_SECONDS))  # part of the fault, not a wait for a condition
-            self.kill_one()
-        self.stop.touch()
-        for pid in list(self.clients):
-            _, status = os.waitpid(pid, 0)
-            if status:
-                raise RuntimeError(f"a client ended with {status}")
+    what: str
+    full: tuple[str, ...] = ()
+    short: tuple[str, ...] = ()
+    seeded: bool = True
 
 
-def pipeline_pids(home: Path) -> dict[str, list[int]]:
-    """Writers and senders of a home, found in /proc."""
-    found: dict[str, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if os.fsencode(home) in words and b"-m" in words:
-                found.setdefault(words[words.index(b"-m") + 1].decode().removeprefix("seclea."), []).append(
-                    int(entry.name)
-                )
-    return found
+KINDS = {
+    "kills": Chaos("clients, writer, sender, portal killed at random", ("--kills", "10000"), ("--kills", "150")),
+    "kills_planted": Chaos("bugs that only a kill shows, in copies of the tree: each must be found"),
+    "stops": Chaos("writer, sender, portal, clients stopped (SIGSTOP) for a while", ("--rounds", "10"), ("--rounds", "1")),
+    "forks": Chaos("children that fork children, ended in all ways", ("--storms", "20"), ("--storms", "1", "--children", "9")),
+    "syscalls": Chaos("a kill, ENOSPC or EIO at every system call"),
+    "clocks": Chaos("clocks that jump"),
+    "call_times": Chaos("how long a log call takes while each fault is on"),
+    "damage": Chaos("damaged ledgers, spools and rings"),
+    "tamper": Chaos("what `seclea verify` finds of edits"),
+    "power": Chaos("power loss: every flush of a logged disk"),
+    "upgrade": Chaos("ledgers of older versions, and kills in a migration"),
+    "start_rounds": Chaos("200 processes starting at once, with kills inside the lock"),
+    "hostile_rings": Chaos("hostile ring frames"),
+    "hostile_socket": Chaos("malformed messages on the writer's socket"),
+    "recover_million": Chaos("a million pending records: recovery time and memory"),
+    "outage": Chaos("a portal that is gone for 20 s in the middle of a job", seeded=False),
+    "demo_outage": Chaos("the demo, its portal killed in the middle", seeded=False),
+    "simulate": Chaos("outages of days on a virtual clock"),
+    "catch_up": Chaos("how fast a lane sends what waited", (), ("--batches", "100"), seeded=False),
+    "failure_table": Chaos("every answer a portal can give", seeded=False),
+}  # fmt: skip
 
 
-def deliver(timeout_seconds: float) -> str:
-    """Have everything delivered by a fresh client; what is left, in words."""
-    script = (
-        f"from seclea import SecleaAI; r = SecleaAI('chaos').complete({timeout_seconds});"
-        " print('' if r.done else f'pending {r.pending}, failed {r.failed}, held {r.held}: {r.reasons}')"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    return (result.stdout if result.returncode == 0 else result.stdout + result.stderr[-2000:]).strip()
+def there(name: str) -> bool:
+    """Whether this checkout has it."""
+    return name.isidentifier() and importlib.util.find_spec(f"tests.chaos.{name}") is not None
+
+
+def usage() -> str:
+    """The kinds, a line each."""
+    lines = ["usage: ./dev chaos NAME [ARGUMENTS] | all --seed S [--short]", ""]
+    lines += [f"  {name:16} {kind.what}" for name, kind in KINDS.items() if there(name)]
+    return "\n".join([*lines, "", "./dev chaos NAME --help says what one takes."])
+
+
+def run_all(arguments: list[str]) -> int:
+    """Every kind, one after the other, each in a process of its own; then one table."""
+    parser = argparse.ArgumentParser(prog="./dev chaos all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--short", action="store_true", help="small sizes: minutes")
+    options = parser.parse_args(arguments)
+    rows = []
+    for name, kind in KINDS.items():
+        if not there(name):
+            continue
+        seed = ["--seed", str(options.seed)] if kind.seeded else []
+        command = [sys.executable, "-m", f"tests.chaos.{name}", *(kind.short if options.short else kind.full), *seed]
+        print(f"== {name}: {kind.what}\n   {' '.join(command[1:])}", flush=True)
+        began = time.monotonic()
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        rows.append((name, code, time.monotonic() - began, " ".join(command[3:])))
+    print(f"\n{'kind':16} {'result':>10} {'seconds':>9}  arguments")
+    for name, code, seconds, said in rows:
+        print(f"{name:16} {'clean' if code == 0 else f'exit {code}':>10} {seconds:9.0f}  {said}")
+    return 1 if any(code for _, code, _, _ in rows) else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a campaign; 0 when nothing was lost, duplicated or out of order."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
-    directory = Path(tempfile.mkdtemp(prefix="seclea-chaos-"))
-    home = directory / "home"
-    os.environ["SECLEA_HOME"] = str(home)
-    # Before any fork: what clients need, so that a life starts at once.
-    import sklearn.linear_model  # noqa: F401
-
-    import seclea.client.seclea_ai
-    import seclea.client.snapshot.models  # noqa: F401
-
-    began = time.monotonic()
-    chaos = Chaos(directory, options.seed)
-    chaos.run(options.kills)
-    left = deliver(120.0)
-    token = subprocess.run(
-        [sys.executable, "-m", "seclea", "token"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    url = json.loads((home / "portal" / "address.json").read_text("utf-8"))["url"]
-    referee = Referee(url, token)
-    lives = [told for path in sorted(directory.glob("notes-*")) if (told := read_notes(path)) is not None]
-    wrong = [trouble for told in lives for trouble in referee.judge(told)]
-    if left:
-        wrong.append(f"not delivered: {left}")
-    values, states = sum(told.values for told in lives), sum(len(told.states) for told in lives)
-    subprocess.run([sys.executable, "-m", "seclea", "stop"], check=False, stdout=subprocess.DEVNULL)
-    killed = ", ".join(f"{count} {name}" for name, count in sorted(chaos.killed.items()))
-    print(f"seed {options.seed}: {chaos.killed.total()} kills ({killed}) in {time.monotonic() - began:.0f} s")
-    print(f"{len(lives)} runs, {values} values and {states} states told; {len(wrong)} things wrong")
-    for trouble in wrong[:20]:
-        print(f"  {trouble}")
-    if wrong:
-        print(f"left in place: {directory}")
-        return 1
-    shutil.rmtree(directory, ignore_errors=True)
-    return 0
+    """List, run one (kills where only its arguments are given), or run all."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("help", "-h", "--help"):
+        print(usage())
+        return 0
+    name, rest = ("kills", words) if words[0].startswith("--") else (words[0], words[1:])
+    if name == "all":
+        return run_all(rest)
+    if not there(name):
+        print(f"There is no {name!r}.\n\n{usage()}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f"tests.chaos.{name}").main(rest))
 
 
 if __name__ == "__main__":

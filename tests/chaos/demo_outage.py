@@ -18,13 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos.__main__ import pipeline_pids
+from tests.chaos.processes import pipeline_pids
 from tests.pipeline import until
 
 DOWN_SECONDS = 20.0
 
 
-def main() -> int:
+def main(_arguments: list[str] | None = None) -> int:
     """Run it; 0 when the demo found everything at the portal."""
     home = Path(tempfile.mkdtemp(prefix="seclea-demo-outage-")) / "home"
     environment = {**os.environ, "SECLEA_HOME": str(home)}

@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.__main__ import pipeline_pids
+from tests.chaos.processes import pipeline_pids
 from tests.chaos.referee import Referee, Told
 
 USER, PASSWORD = "tester", "correct horse battery"
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         cookies = [value for name, value in reply.getheaders() if name.lower() == "set-cookie"]
     token = next(one.split(";")[0].partition("=")[2] for one in cookies if one.startswith("access_token="))
     calls = len(told["taken"])
-    wrong = Referee(url, token).judge(Told(told["run"], calls, finished=True))
+    wrong = Referee(url, token).judge(Told(told["run"], {"": calls}, finished=True))
     seclea("stop")
     portal.terminate()
     portal.wait(10)
