@@ -267,6 +267,10 @@ class Pipeline:
         """At the end of the process: wait for nothing any more."""
         self._room.hurry = True
 
+    def say_end(self) -> None:
+        """This process comes to its end in order; what it still says is taken all the same."""
+        self._ring.say_end()
+
     def payloads_of(self, what: str) -> tuple[Path, Take]:
         """A directory for payload files, and what they ask for their bytes.
 
