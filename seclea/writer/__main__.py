@@ -58,6 +58,8 @@ class WriterProcess:
         bells = 0
         while not self.stopping:
             self.sender.check()
+            with contextlib.suppress(OSError, PipelineError):  # it is tried again
+                self.server.stay_found()
             self.writer.sender_pids = (self.sender.pid,) if self.sender.pid else ()
             self.writer.step()
             if self.writer.is_idle(time.monotonic()) and not self.server.is_asked and self._may_leave():
