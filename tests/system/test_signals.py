@@ -8,7 +8,7 @@ import pytest
 
 from seclea.processes.rendezvous import is_held
 from tests.contract.fault_portal import Answer, Fault, receipted
-from tests.pipeline import PipelineHome, WillingPortal, is_running, until
+from tests.pipeline import PipelineHome, WillingPortal, is_running, kill, until
 
 TOLD_SECONDS = 2.0  # the product's own promise: from SIGTERM to the end
 STRAYS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
@@ -152,9 +152,10 @@ def test_clients_end_as_python_would_whatever_they_are_at_and_lose_nothing(
         assert sorted(line for line in said if line.startswith("ended")) == sorted(
             f"ended {name} {-number}" for name in pids
         )
+        script.end()
     finally:
         os.kill(writer, signal.SIGCONT)
-    script.end()
+        kill(*pids.values())  # children of a script that may be gone
     until(lambda: len(home.finishes()) == len(pids), "the end of each run")
     names = dict(home.rows("SELECT uuid, name FROM entities WHERE kind = 'training_run'"))
     ends = {names[run]: status for run, status in home.finishes().items()}
