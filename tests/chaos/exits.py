@@ -1,8 +1,9 @@
 """``python -m tests.chaos.exits --exits N``: how long a training process takes to end, beside one that does not use seclea.
 
 Each exit is that of a forked child of one interpreter: from its last statement to the moment that its parent can reap it,
-with ``atexit`` and all of Python's own end. What counts is how long it waits: time on a processor, and in line for
-one, is taken off. States: nothing of seclea; a pipeline that has just been started; 100,000 calls just made; the same and a portal that hangs; 50,000 calls pending and the writer stopped.
+with ``atexit`` and all of Python's own end. What counts is how long it waits: time on a processor, and in line for one, is
+taken off. States: nothing of seclea; a pipeline that has just been started; 100,000 calls just made; the same and a portal
+that hangs; 50,000 calls pending and the writer stopped.
 """
 
 from __future__ import annotations
