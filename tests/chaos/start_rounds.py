@@ -35,7 +35,7 @@ def die_at(point: str) -> None:
     """Have this process killed by itself at ``point`` of its next try to start a writer."""
     from seclea.processes import start
 
-    def end(*_: object) -> None:
+    def end(*_: object, **_named: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if point == "lock":  # it holds the start lock, and has looked once more
