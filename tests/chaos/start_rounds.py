@@ -201,12 +201,12 @@ def holders_of(path: Path) -> list[int]:
     except FileNotFoundError:
         return []
     place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
-    found = []
+    found = set()  # the kernel shows a list in pieces, and one that changes meanwhile with lines twice
     for line in Path("/proc/locks").read_text().splitlines():
         words = line.split()
         if "->" not in words and place in words and "FLOCK" in words:
-            found.append(int(words[4]))
-    return found
+            found.add(int(words[4]))
+    return sorted(found)
 
 
 def main(arguments: list[str] | None = None) -> int:
