@@ -50,6 +50,7 @@ def lines(now: dict[str, Any], now_ns: int) -> Iterator[str]:
     for one in now["destinations"]:
         yield from _destination(one)
     yield from _troubled(now)
+    yield from _runs(now)
     yield from _numbers(now, now_ns)
 
 
@@ -119,6 +120,16 @@ def _troubled(now: dict[str, Any]) -> Iterator[str]:
             yield f"{_UNDER}{kind} {one['name'] or one['record']}: {one['reason']}"
         if now[name] > len(named):
             yield f"{_UNDER}and {now[name] - len(named):,} more (seclea status --json)"
+
+
+def _runs(now: dict[str, Any]) -> Iterator[str]:
+    """Runs whose own process did not say how they ended."""
+    told = [f"{one['name']} is {one['status']}: {one['reason']}" for one in now["ended_by_writer"]]
+    told += [f"{one['name']} is still running: {one['reason']}" for one in now["without_end"]]
+    for number, text in enumerate(told[:_NAMED]):
+        yield f"{_UNDER}{text}" if number else _line("runs", text)
+    if len(told) > _NAMED:
+        yield f"{_UNDER}and {len(told) - _NAMED} more (seclea status --json)"
 
 
 def _numbers(now: dict[str, Any], now_ns: int) -> Iterator[str]:

@@ -82,6 +82,12 @@ def started(uuid: str) -> TrainingRun | None:
     return next((run for run in (_of_init, *_started) if run is not None and run.uuid == uuid), None)
 
 
+def started_here() -> list[tuple[TrainingRun, bool]]:
+    """The runs that this process has to end and has not: (run, whether it is that of `seclea.init`)."""
+    runs = ([(_of_init, True)] if _of_init is not None else []) + [(run, False) for run in _started]
+    return [(run, of_init) for run, of_init in runs if run._owner == os.getpid() and run._ended is None]
+
+
 def _own() -> TrainingRun | None:
     return _of_init or (_started[-1] if _started else None)
 

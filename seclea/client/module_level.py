@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +9,11 @@ from seclea.api.tokens import Token
 from seclea.client import joining
 from seclea.client.seclea_ai import SecleaAI
 from seclea.client.training_run import TrainingRun
-from seclea.director import Progress, open_pipelines
+from seclea.director import Progress
 from seclea.entities import RunStatus
 from seclea.errors import RunFinishedError
-from seclea.queues.temporary import call_at_exit
 
 _current: TrainingRun | None = None  # that `init` started here (or in the process that forked this one)
-_registered = 0  # the process that calls `_at_exit`
 
 
 def init(
@@ -39,7 +33,7 @@ def init(
         params: hyperparameters.
         **client: further arguments of `SecleaAI` (platform_url, username, ...).
     """
-    global _current, _registered
+    global _current
     if isinstance(client.get("password"), str):
         client["password"] = Token(client["password"])  # a crash reporter may show the locals of this frame
     if joining.repeats():
@@ -48,10 +42,6 @@ def init(
         _current.finish()
     _current = SecleaAI(project, organization, **client).start_training_run(name, params=params)
     joining.publish(_current, of_init=True)
-    if _registered != os.getpid():
-        _registered = os.getpid()
-        atexit.register(_at_exit)
-        call_at_exit(_at_exit)
     return _current
 
 
@@ -92,17 +82,3 @@ def _current_run() -> TrainingRun:
             "Call seclea.init(project) first; a process joins the run that its parent has started before it.",
         )
     return run
-
-
-def _at_exit() -> None:
-    """A process that ends without finish(): say how its run ended, wait for nothing."""
-    run = _current
-    if run is None or run._owner != os.getpid():
-        return
-    # Python sets last_value for the exception that ended a script; a child of multiprocessing is still raising its own.
-    error = getattr(sys, "last_value", None) or sys.exc_info()[1]
-    failed = error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
-    with contextlib.suppress(Exception):
-        for pipeline in open_pipelines():
-            pipeline.hurry()  # the exit of a job is not ours to delay
-        run.finish(RunStatus.FAILED if failed else RunStatus.FINISHED)

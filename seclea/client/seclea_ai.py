@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from seclea.client import joining
+from seclea.client import ending, joining
 from seclea.client.credentials import Credentials, ask_for_login, given_login
 from seclea.client.lineage.known import known_datasets
 from seclea.client.matching import ROLES, Split, named_datasets, used_datasets
@@ -402,6 +402,7 @@ class SecleaAI:
         return plan
 
     def _open_run(self, plan: RunPlan, owner: int | None = None) -> TrainingRun:
+        ending.watch()
         line, run_uuid = self._line, plan.run.uuid
         if plan.model is not None:
             line.store_entity(self._speaker, plan.model)

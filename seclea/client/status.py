@@ -11,7 +11,7 @@ from seclea.api.tokens import TokenStore
 from seclea.contract import LOCAL, Home
 from seclea.director.outlook import Outlook
 from seclea.errors import ConfigurationError, LedgerError, PipelineError, SecleaError
-from seclea.ledger import tallies
+from seclea.ledger import ends, tallies
 from seclea.ledger.tallies import Tally
 from seclea.ledger.view import PAUSES, THINNED, LedgerView
 from seclea.processes.rendezvous import ask
@@ -19,6 +19,8 @@ from seclea.settings import load
 
 STATUS_VERSION = 1
 _TROUBLED = 100  # records named one by one; the counts are of all
+_RUNS = 20  # runs named whose process did not say how they ended
+_NO_END = "its process came to its end in order and did not call finish(); nobody speaks for it any more"
 
 
 def status(home: Home) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def status(home: Home) -> dict[str, Any]:
         "held": 0,
         "failed_or_held": [],
         "destinations": [],
+        "ended_by_writer": [],
+        "without_end": [],
         "left_out": [],
         "left_out_by_reason": [],
     }
@@ -100,6 +104,13 @@ def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home, paused_sin
     result["pauses"] = _pauses(view, paused_since_ns)
     records, points = json.loads(view.meta(THINNED) or "[0, 0]")
     result["kept_here_gone"] = {"records": records, "points": points}
+    result["ended_by_writer"] = [
+        {"run": row["run"], "name": row["name"], "status": row["status"], "reason": row["reason"]}
+        for row in ends.ended_by_writer(view, _RUNS)
+    ]
+    result["without_end"] = [
+        {"run": row["run"], "name": row["name"], "reason": _NO_END} for row in ends.without_end(view, _RUNS)
+    ]
     result["left_out"] = view.left_out()
     result["left_out_by_reason"] = [_tally(one) for one in tallies.left_out(view)]
     result["destinations"] = [_destination(dict(row), view, home, now_ns) for row in view.destinations()]

@@ -14,6 +14,7 @@ import errno
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import uuid as uuid_module
@@ -44,6 +45,7 @@ from seclea.frames import (
 from seclea.ledger.view import Part
 from seclea.processes.rendezvous import prepare, private_directory, ring_bell
 from seclea.processes.start import ensure_writer
+from seclea.processes.surroundings import in_container, notice
 from seclea.queues.ring import Producer
 from seclea.queues.segment import roomy_directory
 from seclea.settings import Limits, LimitsWatch, Settings
@@ -133,7 +135,8 @@ class Pipeline:
 
     def _ensure(self) -> None:
         try:
-            ensure_writer(self.home)
+            if ensure_writer(self.home).started:
+                _say_notice(self.home)
         except (PipelineError, OSError) as error:
             if str(error) != self._trouble:  # once
                 self._trouble = str(error)
@@ -266,6 +269,10 @@ class Pipeline:
     def hurry(self) -> None:
         """At the end of the process: wait for nothing any more."""
         self._room.hurry = True
+
+    def say_end(self) -> None:
+        """This process comes to its end in order; what it still says is taken all the same."""
+        self._ring.say_end()
 
     def payloads_of(self, what: str) -> tuple[Path, Take]:
         """A directory for payload files, and what they ask for their bytes.
@@ -460,6 +467,19 @@ _abandoned: list[Pipeline] = []
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+_noticed = False
+
+
+def _say_notice(home: Home) -> None:
+    """Tell the user once, where this process starts the pipeline, that it will not outlive the job."""
+    global _noticed
+    if not _noticed:
+        _noticed = True
+        if text := notice(home.path):
+            with contextlib.suppress(Exception):
+                print(f"seclea: {text}", file=sys.stderr, flush=True)
+
+
 def _new_ring(home: Home, attend: Callable[[], None], capacity_bytes: int) -> Producer:
     problem = OSError(errno.ENOSPC, "something removes its directories")
     for _ in range(10):
@@ -484,7 +504,7 @@ def _new_ring(home: Home, attend: Callable[[], None], capacity_bytes: int) -> Pr
 
 def _ring_directories(home: Home) -> list[Path]:
     """Where to try: shared memory when it is roomy and we are not in a container, and the home."""
-    if Path("/dev/shm").is_dir() and not _in_container():  # noqa: S108
+    if Path("/dev/shm").is_dir() and not in_container():  # noqa: S108
         with contextlib.suppress(OSError, PipelineError):
             private_directory(home.shared_rings.parent)
             private_directory(home.shared_rings)
@@ -492,9 +512,3 @@ def _ring_directories(home: Home) -> list[Path]:
             if roomy_directory([home.shared_rings, home.rings], 4 * RING_BYTES) == home.shared_rings:
                 return [home.shared_rings, home.rings]
     return [home.rings]
-
-
-def _in_container() -> bool:
-    if any(os.path.exists(path) for path in ("/.dockerenv", "/run/.containerenv")):
-        return True
-    return "KUBERNETES_SERVICE_HOST" in os.environ

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import threading
@@ -16,6 +15,7 @@ from seclea.queues.layout import (
     CLOSED,
     CRC32,
     DROPPED,
+    ENDING,
     FRAME,
     FRAME_BYTES,
     HEAD,
@@ -46,8 +46,8 @@ class Consumer:
         self.capacity_bytes: int = identity[3]
         self.ring_id: bytes = identity[4]
         self.pid: int = identity[5]
-        self._start: int = identity[6]
-        self._boot: bytes = identity[7]
+        self.start_ticks: int = identity[6]
+        self.boot: bytes = identity[7]
         self.path = path
         self._descriptor = descriptor
         self._memory = memory
@@ -205,25 +205,18 @@ class Consumer:
         return self._words[STATE] == CLOSED
 
     @property
+    def ended_in_order(self) -> bool:
+        """Whether the producer's process came to its end in order, as far as it could say so."""
+        return self._words[STATE] in (CLOSED, ENDING)
+
+    @property
     def dropped(self) -> int:
         """Frames that the producer gave up."""
         return self._words[DROPPED]
 
     def producer_alive(self) -> bool:
         """False only when the lock of the file is free *and* its process is gone (or is another one by now)."""
-        if segment.is_locked(self._descriptor):
-            return True
-        if self._boot != segment.boot_id():
-            return False
-        if self._start:
-            return segment.process_start(self.pid) == self._start
-        try:  # no /proc
-            os.kill(self.pid, 0)
-        except OSError as error:
-            return error.errno == errno.EPERM
-        except OverflowError:
-            return False
-        return True
+        return segment.is_locked(self._descriptor) or segment.is_running(self.pid, self.start_ticks, self.boot)
 
     def set_sleeping(self, sleeping: bool) -> None:
         """Ask producers for a bell (or no longer). After True, look at `has_more` once more before going to sleep."""

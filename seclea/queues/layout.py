@@ -39,7 +39,7 @@ LARGEST_CAPACITY = 1 << 40  # anything above is damage, not a ring
 # Indices of 8-byte words. The producer's cache line starts at byte 512, the consumer's at byte 1024.
 HEAD, HEAD_SEQUENCE, STATE, DROPPED = 64, 65, 66, 67
 TAIL, TAIL_SEQUENCE, SLEEP, PAUSED, BEAT, ATTACHED = 128, 129, 130, 131, 132, 133
-OPEN, CLOSED = 0, 1
+OPEN, CLOSED, ENDING = 0, 1, 2  # ENDING: its process came to its end in order, and may still say something
 
 Frame = tuple[int, int, bytes]  # type, sequence, payload
 

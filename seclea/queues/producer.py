@@ -22,6 +22,7 @@ from seclea.queues.layout import (
     CLOSED,
     CRC32,
     DROPPED,
+    ENDING,
     FRAME,
     FRAME_BYTES,
     HEAD,
@@ -31,6 +32,7 @@ from seclea.queues.layout import (
     LARGEST_CAPACITY,
     LARGEST_PAYLOAD,
     MAGIC,
+    OPEN,
     PAGE,
     PAUSED,
     SLEEP,
@@ -226,6 +228,12 @@ class Producer:
                     os.unlink(self.path)
                 except OSError:
                     pass
+
+    def say_end(self) -> None:
+        """This process comes to its end in order; what it still puts is read all the same. Never raises."""
+        with self._lock:
+            if not self.closed and self._words[STATE] == OPEN:
+                self._words[STATE] = ENDING
 
     def retire(self) -> list[tuple[int, bytes]]:
         """Close, and return what signal handlers parked and found no room, as (type, payload) in order."""

@@ -223,6 +223,21 @@ def process_start(pid: int) -> int:
         return 0
 
 
+def is_running(pid: int, start_ticks: int, boot: bytes) -> bool:
+    """Whether that very process runs: by its pid, and by when it (``start_ticks``; 0 unknown) and its machine started."""
+    if boot != boot_id():
+        return False
+    if start_ticks:
+        return process_start(pid) == start_ticks
+    try:  # no /proc
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    except OverflowError:
+        return False
+    return True
+
+
 @functools.cache
 def boot_id() -> bytes:
     """16 bytes that differ after every boot; zeroes where the system does not tell."""

@@ -9,21 +9,22 @@ import os
 import select
 import signal
 import sys
-from types import FrameType
 
 from seclea.contract import Home
 from seclea.errors import PipelineError
 from seclea.logs import set_up_logging
 from seclea.processes.cores import leave_no_core
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
+from seclea.processes.signals import Told, end_now, ignore_strays
 from seclea.processes.start import replace_writer
 from seclea.queues.queue import Queue
-from seclea.sender.sender import Sender
+from seclea.sender.sender import FINISH_SECONDS, Sender
 
 log = logging.getLogger("seclea.sender")
 
 _LOCK_SECONDS = 30.0  # the sender before us finishes its request
 _LISTEN_SECONDS = 2.0  # a missed bell costs this much
+_LAST_SECONDS = 1.0  # of those after a SIGTERM, for the writer that waits for us and has as many
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.umask(0o077)
     leave_no_core()
+    ignore_strays()
     home = Home(options.home)
     prepare(home)
     set_up_logging(home.logs, "sender")
@@ -45,12 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     settle_queue = Queue(directory=home.queues / "settle", allow_pickle=False, bell=lambda: ring_bell(home))
     sender = Sender(home, send_queue, settle_queue)
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        sender.stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    woken, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)  # or SIGTERM would wait for the next bell
+    told = Told(sender.stopping.set)
     log.info("sender of %s started", home.path)
     sender.open_destinations()
     orphaned = False
@@ -58,17 +57,24 @@ def main(arguments: list[str] | None = None) -> int:
         sender.step()
         if sender.stopping.is_set():  # told to leave: nothing more to listen for
             break
-        if options.lifeline is not None and select.select([options.lifeline], [], [], _LISTEN_SECONDS)[0]:
+        heard = select.select(
+            [woken, *([] if options.lifeline is None else [options.lifeline])], [], [], _LISTEN_SECONDS
+        )[0]
+        if woken in heard:
+            os.read(woken, 4096)
+        if options.lifeline in heard:
             orphaned = os.read(options.lifeline, 4096) == b""
         if orphaned:
             break
-    sender.close()
-    if orphaned:
+    sender.close(told.seconds_left(_LAST_SECONDS, FINISH_SECONDS))
+    if orphaned and not told:
         log.warning("the writer is gone: starting another")
         with contextlib.suppress(PipelineError):
             replace_writer(home)
     # Only now: whoever waits for the home to be quiet must never see it without any lock held.
     lock.release()
+    if told:
+        end_now()  # a lane may be waiting for a portal that hangs
     return 0
 
 

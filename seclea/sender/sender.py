@@ -27,7 +27,7 @@ from seclea.sender.lane import LaneWorker, Tools
 
 log = logging.getLogger(__name__)
 
-_FINISH_SECONDS = 6.0  # for requests in flight when we leave
+FINISH_SECONDS = 6.0  # for requests in flight when we leave
 
 
 class Sender:
@@ -152,14 +152,14 @@ class Sender:
 
         return ready
 
-    def close(self) -> None:
-        """Finish the requests in flight, tell the last counters."""
+    def close(self, seconds: float = FINISH_SECONDS) -> None:
+        """Finish the requests in flight, for at most ``seconds``; tell the last counters."""
         self.stopping.set()
         for lanes in self._lanes.values():
             for lane in lanes:
                 lane.wake.set()
         for thread in self._threads:
-            thread.join(_FINISH_SECONDS / max(len(self._threads), 1))
+            thread.join(seconds / max(len(self._threads), 1))
         for state in self._states.values():
             state.report()
         if self.stop_portal:

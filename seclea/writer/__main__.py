@@ -6,10 +6,8 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
 import sys
 import time
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock
@@ -19,6 +17,7 @@ from seclea.errors import PipelineError, SecleaError
 from seclea.logs import set_up_logging
 from seclea.processes.cores import leave_no_core
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
+from seclea.processes.signals import Told, end_now, ignore_strays
 from seclea.processes.start import ensure_writer, take_start_lock
 from seclea.writer.server import Server
 from seclea.writer.supervisor import SenderSupervisor
@@ -35,13 +34,15 @@ _LOCK_SECONDS = 15.0  # a leaving writer needs a moment; a second one that waits
 _ASKED_SECONDS = 0.005  # between steps while somebody waits for a flush
 _DRAIN_SECONDS = 2.0  # a client that logs on while we leave is not waited for; its ring keeps what is left
 _LEAVE_SECONDS = 8.0  # for the sender to finish its request
+_LAST_SECONDS = 0.5  # of those after a SIGTERM, for the last commit and to close the ledger
 
 
 class WriterProcess:
     """A writer with its socket and its sender."""
 
-    def __init__(self, home: Home, writer: Writer, server: Server) -> None:
+    def __init__(self, home: Home, writer: Writer, server: Server, told: Told | None = None) -> None:
         self.home = home
+        self.told = told
         self.writer = writer
         self.server = server
         server.hand_over(self.handle)
@@ -57,6 +58,8 @@ class WriterProcess:
         bells = 0
         while not self.stopping:
             self.sender.check()
+            with contextlib.suppress(OSError, PipelineError):  # it is tried again
+                self.server.stay_found()
             self.writer.sender_pids = (self.sender.pid,) if self.sender.pid else ()
             self.writer.step()
             if self.writer.is_idle(time.monotonic()) and not self.server.is_asked and self._may_leave():
@@ -87,16 +90,22 @@ class WriterProcess:
         return True
 
     def leave(self) -> None:
-        """Commit what is there, let the sender finish, close."""
+        """Commit what is there, let the sender finish, close. After a SIGTERM nothing of it may take long."""
         self.stopping = True
+        if self.told:
+            self.writer.told()
+            self.sender.tell_end()  # it would finish its request first, and a portal that hangs has time
         with contextlib.suppress(KeyError, ValueError):
             self.server.unbind()
-        self.writer.drain(_DRAIN_SECONDS)
+        self.writer.drain(self._seconds_left(_DRAIN_SECONDS, 2 * _LAST_SECONDS))
         self.writer.tell_sender({"op": "leave", "sender": self.sender.pid, "portal": self._stop_portal})
-        gone = time.monotonic() + _LEAVE_SECONDS
+        gone = time.monotonic() + self._seconds_left(_LEAVE_SECONDS, _LAST_SECONDS)
         while self.sender.pid is not None and time.monotonic() < gone and not self.sender.wait_gone(0.02):
             self.writer.step()  # its last outcomes
-        self.sender.end()
+            if self.told:  # it came while we were leaving already
+                self.sender.tell_end()
+                gone = min(gone, time.monotonic() + self._seconds_left(_LEAVE_SECONDS, _LAST_SECONDS))
+        self.sender.end(at_once=bool(self.told))
         self.writer.step()
         self.writer.close()
         self.server.close()
@@ -106,6 +115,11 @@ class WriterProcess:
             if self.writer.has_newcomers:
                 with contextlib.suppress(PipelineError):
                     ensure_writer(self.home)
+
+    def _seconds_left(self, longest_seconds: float, spare_seconds: float) -> float:
+        if self.told is None:
+            return longest_seconds
+        return self.told.seconds_left(spare_seconds, longest_seconds)
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -190,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.umask(0o077)
     leave_no_core()
+    ignore_strays()
     home = Home(options.home)
     try:
         lock = _settle_in(home)
@@ -202,13 +217,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     here: WaitingRoom | WriterProcess = room
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop() -> None:
         here.stopping = True
         ring_bell(home)  # or it would sleep on
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    def at_once() -> None:
+        if isinstance(here, WriterProcess):
+            here.sender.end(at_once=True)  # or it would start another writer
+
+    told = Told(stop, at_once)
     writer = room.wait()
     if writer is None:
         log.info("the writer leaves: there is no ledger to write")
@@ -216,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
         room.server.close()
         lock.release()
         return 0
-    here = process = WriterProcess(home, writer, room.server)
+    here = process = WriterProcess(home, writer, room.server, told)
     process.stopping = room.stopping
     if options.start_lock is not None:
         os.close(options.start_lock)
@@ -224,6 +241,8 @@ def main(arguments: list[str] | None = None) -> int:
     process.run()
     log.info("writer leaves")
     lock.release()
+    if told:
+        end_now()  # a thread may be saving something large
     return 0
 
 

@@ -119,10 +119,10 @@ class Payloads:
         self._account.storing = sum(self._sizes.values())
         return self.stored.pop(record)
 
-    def close(self) -> None:
-        """Finish those that have begun."""
+    def close(self, *, wait: bool = True) -> None:
+        """Finish those that have begun, or (without ``wait``) leave them to the next writer."""
         self._is_closing = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
 
 def _pool() -> ThreadPoolExecutor:

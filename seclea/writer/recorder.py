@@ -37,6 +37,7 @@ from seclea.frames import (
 )
 from seclea.ledger.blobs import Spool, StoredPayload
 from seclea.ledger.db import Ledger
+from seclea.ledger.ends import Ends
 from seclea.records import (
     BULK_KINDS,
     MAX_KEYS,
@@ -76,6 +77,7 @@ class Recorder:
         self._ledger = ledger
         self._spool = spool
         self._entities = EntityRows(ledger)
+        self._ends = Ends(ledger)
         self._rings: dict[bytes, dict[int, Stream]] = {}
         self._sequences: dict[bytes, int] = {}
         self._keys: dict[bytes, dict[int, tuple[str, ...]]] = {}
@@ -320,6 +322,8 @@ class Recorder:
             raise ValueError(f"a {kind} {'with' if frame.payload else 'without'} a payload")
         entity = dict(frame.entity)
         ENTITY_TYPES[kind].from_json(entity)  # shape check
+        if kind is Kind.TRAINING_RUN:  # also where another rank handed it over before
+            self._ends.note_start(stream.id)
         if self._ledger.entity(entity["uuid"]) is not None:
             self._discard(frame.payload)  # the same thing again
             return
@@ -374,6 +378,13 @@ class Recorder:
             # The finish record itself, Saving right now, is counted in its lane: it is the last of its stream.
             lanes.append((row["uuid"], row["lane"], row["sequence"]))
         self._seal(record, stream, RecordKind.FINISH, finish_body(frame.status, frame.time_ns, lanes))
+        self._ends.note_run(stream.run, frame.status)
+
+    def end_run(self, stream: int, status: str, time_ns: int, reason: str) -> None:
+        """End a run in the place of the process that spoke in ``stream`` and is gone."""
+        row = self._ledger.stream_row(stream)
+        self._take_finish(self._stream_of_row(row), FinishFrame(row["ring_index"], status, time_ns))
+        self._ends.note_run(row["run"], status, reason)
 
     def _take_tombstone(self, ring: bytes, stream: Stream, frame: TombstoneFrame) -> None:
         record = self._ledger.add_record(

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 30.0  # a connection that says nothing for this long is closed
 _MAX_CONNECTIONS = 900
+_LOOK_SECONDS = 1.0  # between two looks whether the socket can still be found
 _DEAF_SECONDS = 0.5  # out of descriptors: whoever knocks waits in the backlog meanwhile
 _ANSWER_SECONDS = 30.0  # where the asker names no time of its own
 
@@ -44,8 +45,25 @@ class Server:
         self._peers: dict[int, _Peer] = {}
         self.bells = 0
         self._deaf_until: float | None = None
-        self._listener = listen(home)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._listener = listen(self._home)
+        self._path = self._home.socket  # another one later, when the runtime directory goes at a logout
+        self._next_look = time.monotonic() + _LOOK_SECONDS
         self._selector.register(self._listener, selectors.EVENT_READ)
+
+    def stay_found(self) -> None:
+        """Listen anew when the socket's file is gone, with the runtime directory of a login session perhaps."""
+        now = time.monotonic()
+        if now < self._next_look or self._deaf_until is not None:
+            return
+        self._next_look = now + _LOOK_SECONDS
+        if not self._path.exists():
+            log.warning("the socket %s is gone: listening anew", self._path)
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listen()
 
     def hand_over(self, handler: Handler) -> None:
         """From now on ``handler`` answers, also those who wait already."""
@@ -155,13 +173,12 @@ class Server:
             self._selector.unregister(self._listener)
         self._deaf_until = None
         self._listener.close()
-        for path in (self._home.socket, self._home.socket_link):
+        for path in (self._path, self._home.socket_link):
             path.unlink(missing_ok=True)
 
     def bind_again(self) -> None:
         """Go on after `unbind`."""
-        self._listener = listen(self._home)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._listen()
 
     def close(self) -> None:
         """Close everything."""

@@ -35,6 +35,7 @@ class SenderSupervisor:
         self._started_at = 0.0
         self._next_start = 0.0
         self._pause_seconds = _FIRST_RETRY_SECONDS
+        self._is_told = False
         self.restarts = 0
         self.trouble = ""
         """Why there is none, or why the last one ended; empty when all is well."""
@@ -113,8 +114,22 @@ class SenderSupervisor:
             return True
         return False
 
-    def end(self) -> None:
-        """Have the sender end that did not leave when it was told."""
-        if self._child is not None:
+    def tell_end(self) -> None:
+        """Ask the sender to leave within a second, whatever it does; once."""
+        if self._child is not None and not self._is_told:
+            self._is_told = True
+            self._child.terminate()
+
+    def end(self, *, at_once: bool = False) -> None:
+        """Have the sender end that did not leave when it was told.
+
+        Args:
+            at_once: kill it: a request whose outcome nobody heard is sent again, under the same key.
+        """
+        if self._child is not None and not at_once:
             self._child.terminate()
             self.wait_gone(_END_SECONDS)
+        elif self._child is not None:
+            self._child.kill()
+            self._child.wait()  # for a moment, unless the kernel holds it
+            self._drop()

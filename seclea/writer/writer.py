@@ -28,6 +28,7 @@ from seclea.queues.queue import Queue
 from seclea.queues.ring import Consumer, RingDamaged
 from seclea.queues.wait import NapPolicy
 from seclea.writer import again
+from seclea.writer.ends import RunEnds
 from seclea.writer.gate import Gate
 from seclea.writer.payloads import Payloads
 from seclea.writer.recorder import Recorder
@@ -57,6 +58,7 @@ class Writer:
         self.settle_queue = settle_queue
         self.rings: dict[bytes, Consumer] = {}
         self.gate = Gate(home, ledger, self.rings)
+        self.ends = RunEnds(ledger, self.recorder, self.rings, self.marks)
         self.account = self.gate.account
         self.sender_pids: tuple[int, ...] = ()
         self.ring_sender: Callable[[], None] = lambda: None
@@ -70,7 +72,7 @@ class Writer:
         self._unreadable: set[Path] = set()  # rings, said once each
         self._deep = False
         self._busy = False
-        self._closing = False
+        self._closing = self._is_told = False
         self._trouble = ""
         self._needless: tuple[list[str], list[str]] = [], []  # (chunks, incoming files) to be deleted
         self._told: set[int] = set()  # destinations that the send queue has named since it was seen empty
@@ -103,6 +105,8 @@ class Writer:
         for row in waiting:
             if row["payload"]:
                 self.payloads.add(row["id"], row["payload"])
+        with contextlib.suppress(*TROUBLE):
+            self.ends.recover({path.stem for path in self._ring_files() | self._unreadable})
         self.scan()
 
     def scan(self) -> None:
@@ -124,6 +128,12 @@ class Writer:
             except TROUBLE as error:
                 self.recorder.forget()
                 log.error("ring %s waits: %s", ring_id.hex(), error)
+        try:
+            if self.ends.judge():
+                self._after_commit([])
+        except TROUBLE as error:
+            self.recorder.forget()
+            self._disk_trouble(error)
 
     def _sweep_unfinished(self) -> None:
         """Remove what processes left that were killed while they made their ring, in a hurry when we leave."""
@@ -159,13 +169,16 @@ class Writer:
         ring.set_paused(self.gate.pauses.mark)
         self.rings[ring.ring_id] = ring
         self.last_work = time.monotonic()
+        self.ends.meet(ring.ring_id, ring)
 
     def _let_go(self, ring_id: bytes, ring: Consumer) -> None:
         with self.ledger.transaction():
             self.recorder.lose(ring_id, ring.pid, ring.dropped, "dropped", "its process ended")
+            self.ends.note_gone(ring_id, ring)
             self.ledger.close_ring(ring_id)
         del self.rings[ring_id]  # first: a file that cannot be removed is a ring that is found anew
         self.recorder.forget_ring(ring_id)
+        self.ends.forget(ring_id)
         ring.close(unlink=True)
         self.account.sweep(ring_id.hex())
         self.spool.sweep_ring(ring_id, {row["payload"] for row in self.ledger.saving()})
@@ -180,12 +193,14 @@ class Writer:
                 ring.last_sequence - ring.committed, ring.backlog_bytes // 16
             )  # what it says may be damaged too
             self.recorder.lose(ring_id, ring.pid, ring.dropped + max(frames, 1), "damaged", lost)
+            self.ends.note_gone(ring_id, ring)
             self.ledger.close_ring(ring_id)
             with contextlib.suppress(FileNotFoundError):  # done the last time, when the commit failed
                 ring.path.rename(ring.path.with_suffix(".damaged"))
         ring.close()
         del self.rings[ring_id]
         self.recorder.forget_ring(ring_id)
+        self.ends.forget(ring_id)
         self.account.sweep(ring_id.hex())
 
     # -- one round -------------------------------------------------------------------------------------------------
@@ -231,6 +246,7 @@ class Writer:
             with self.ledger.transaction():
                 for ring_id, got in frames.items():
                     self.recorder.take(ring_id, self.rings[ring_id].pid, got)
+                    self.ends.note_process(ring_id, self.rings[ring_id])
                 self.recorder.close_batches()
                 self.settler.keep_bytes = 0 if self.gate.is_tight else kept_bytes(self.account.limits.disk)
                 for message in outcomes:
@@ -249,6 +265,7 @@ class Writer:
             raise
         for ring_id in frames:
             self.rings[ring_id].commit()
+        self.ends.noted(frames.keys())
         self._outcomes.clear()
         self.gate.limits_of(self.recorder.settings)  # a new client's hold from its first frame on
         if outcomes:
@@ -440,16 +457,23 @@ class Writer:
         while self.step() and time.monotonic() < deadline:
             pass
 
+    def told(self) -> None:
+        """SIGTERM: there is little time, and whoever ends now ends with us."""
+        self._is_told = True
+        self.ledger.hurry()
+        with contextlib.suppress(*TROUBLE):
+            self.ends.note_told()
+
     def close(self) -> None:
-        """Finish what is being saved and give everything back."""
+        """Finish what is being saved, unless there is no time for it, and give everything back."""
         self._closing = True
-        self.payloads.close()
+        self.payloads.close(wait=not self._is_told)
         with contextlib.suppress(*TROUBLE):
             self.step()
             self.scan()  # the rings of clients that have ended go with us
             self._left_work = self.has_sendable_work()
         for ring in self.rings.values():
-            ring.set_sleeping(False)
+            ring.set_sleeping(True)  # whoever says something from now on is to start another writer
             ring.close()
         self.ledger.close()
         # Only when empty. A client that is just about to put a ring there makes it again.

@@ -68,6 +68,8 @@ FORM = {
         }
     ],
     "left_out": [str],
+    "ended_by_writer": [{"run": str, "name": str, "status": str, "reason": str}],
+    "without_end": [{"run": str, "name": str, "reason": str}],
     "left_out_by_reason": [{"reason": str, "count": int, "last": str}],
 }
 

@@ -230,7 +230,7 @@ def test_rings_of_many_processes_stay_within_the_memory_limit(home: PipelineHome
     crowd = """
         import os
         from seclea.director import pipeline as director
-        director._in_container = lambda: True  # rings in the home
+        director.in_container = lambda: True  # rings in the home
         from seclea import SecleaAI
         client = SecleaAI("Claims")
         run = client.start_training_run("crowd")

@@ -63,7 +63,7 @@ def job(home: PipelineHome, portal: WillingPortal | None, **environment: object)
         return home.script(JOB.format(with_seclea=False))
     return home.script(
         # Rings in the home, as in a container: what is full is theirs, too.
-        "from seclea.director import pipeline as director; director._in_container = lambda: True",
+        "from seclea.director import pipeline as director; director.in_container = lambda: True",
         JOB.format(with_seclea=True),
         SECLEA_PLATFORM_URL=portal.url,
         **{**ROOM, **environment},

@@ -290,7 +290,7 @@ def test_a_small_shared_memory_is_left_to_the_job(home: PipelineHome, size: str)
         f'unshare -m sh -c "mount -t tmpfs -o size={size} tmpfs /dev/shm && exec JOB"',
         """
         from seclea.director import pipeline as director
-        director._in_container = lambda: False
+        director.in_container = lambda: False
         """,
         START,
         """
@@ -324,7 +324,7 @@ def test_shared_memory_that_fills_up_just_when_a_ring_is_made_is_replaced_by_the
         """
         import os
         from seclea.director import pipeline as director
-        director._in_container = lambda: False
+        director.in_container = lambda: False
         look = director.roomy_directory
         def look_then_fill(*arguments):  # as a data loader does between our look and our file
             found = look(*arguments)

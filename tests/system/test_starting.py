@@ -81,7 +81,7 @@ def test_the_processes_stand_apart_from_the_job(home: PipelineHome) -> None:
 def test_the_rings_are_in_shared_memory_where_there_is_room_and_leave_with_their_clients(home: PipelineHome) -> None:
     script = home.script(
         "from seclea.director import pipeline as director",
-        "director._in_container = lambda: False",
+        "director.in_container = lambda: False",
         LOGS_TEN,
         NUMBER=0,
     )

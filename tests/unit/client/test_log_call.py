@@ -56,7 +56,7 @@ class Desk:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setattr(director, "_in_container", lambda: True)  # rings in the home
+    monkeypatch.setattr(director, "in_container", lambda: True)  # rings in the home
     monkeypatch.setattr(director, "ensure_writer", lambda home: Started(found=True))
     home = Home(tmp_path / "home")
     made = Desk(home)

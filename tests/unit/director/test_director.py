@@ -26,7 +26,7 @@ DROP = Limits(when_full="drop")
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setattr(director, "_in_container", lambda: True)  # rings in the home
+    monkeypatch.setattr(director, "in_container", lambda: True)  # rings in the home
     monkeypatch.setattr(director, "ensure_writer", lambda home: Started(found=False))
     monkeypatch.setattr(director, "RING_BYTES", 64 << 10)
     made = Home(tmp_path / "home")

@@ -24,7 +24,7 @@ def test_a_handler_that_logs_while_the_pipeline_is_made_logs_to_the_same_run(
     """A deadlock here is a failure by the test's own timeout."""
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setattr(director, "_in_container", lambda: True)  # rings in the home
+    monkeypatch.setattr(director, "in_container", lambda: True)  # rings in the home
     home = Home(tmp_path / "home")
     speaker = Speaker(
         Destination("https://portal", "https://auth", "Acme"), "Claims", Settings(limits=Limits(when_full="drop"))

@@ -416,9 +416,9 @@ def test_a_producer_is_dead_only_when_its_lock_is_free_and_its_process_gone(
         monkeypatch.setattr(consumer_module.segment, "is_locked", lambda descriptor: False)
         assert consumer.producer_alive()
         # The same pid with another start time is another process; after a boot they are all gone.
-        monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: consumer._start + 1)
+        monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: consumer.start_ticks + 1)
         assert not consumer.producer_alive()
-        monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: consumer._start)
+        monkeypatch.setattr(consumer_module.segment, "process_start", lambda pid: consumer.start_ticks)
         monkeypatch.setattr(consumer_module.segment, "boot_id", lambda: b"another boot....")
         assert not consumer.producer_alive()
         monkeypatch.undo()
