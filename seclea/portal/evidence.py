@@ -10,19 +10,22 @@ import base64
 import json
 from typing import Any
 
-from sqlalchemy import Connection, and_, select, tuple_
+from sqlalchemy import Connection, and_, exists, func, literal, select, tuple_
 
-from seclea.portal.objects import DATASETS, MODEL_STATES, TRAINING_RUNS, Collection, find_row
+from seclea.portal.objects import DATASETS, MODEL_STATES, TRAINING_RUNS, TRANSFORMATIONS, Collection, find_row
+from seclea.portal.receipts import receipt_of
 from seclea.portal.tables import (
     aliases,
     chunks,
     content_chunks,
+    datasets,
     metric_batches,
     records,
     requests,
     streams,
     tombstones,
     training_runs,
+    transformation_inputs,
 )
 from seclea.records import RecordKind
 
@@ -34,7 +37,7 @@ _PAYLOADS: dict[str, Collection] = {RecordKind.DATASET: DATASETS, RecordKind.MOD
 def read_heads(
     connection: Connection, organization_id: int, after: tuple[str, str], limit: int
 ) -> list[dict[str, Any]]:
-    """The heads of all streams, by stream and lane, after this one."""
+    """Receipts of all streams, by stream and lane, after this one; ``stones`` are the rows of their tombstones."""
     own = streams.c
     rows = connection.execute(
         select(streams, training_runs.c.uuid)
@@ -43,16 +46,16 @@ def read_heads(
         .order_by(own.stream, own.lane)
         .limit(limit)
     )
-    return [
-        {
-            "stream": row.stream,
-            "lane": row.lane,
-            "sequence": row.sequence,
-            "chain": row.chain.hex(),
-            "training_run": row.uuid,
-        }
-        for row in rows
-    ]
+    return [{**receipt_of(connection, row), "stones": _stones(connection, row)} for row in rows.all()]
+
+
+def _stones(connection: Connection, head: Any) -> int:
+    """Rows of tombstones; a receipt counts their records."""
+    own = tombstones.c
+    count = select(func.count()).where(
+        own.organization_id == head.organization_id, own.stream == head.stream, own.lane == head.lane
+    )
+    return connection.execute(count).scalar_one()
 
 
 def read_records(
@@ -137,9 +140,12 @@ def _rows(connection: Connection, row: Any) -> dict[str, Any] | None:
     if row.kind in _PAYLOADS:
         found = find_row(connection, _PAYLOADS[row.kind], (row.organization_id,), row.object or "")
         return None if found is None else {"chunks": _chunks(connection, row.organization_id, found["content_id"])}
+    if row.kind == RecordKind.DATASET_TRANSFORMATION:
+        found = find_row(connection, TRANSFORMATIONS, (row.organization_id,), row.object or "")
+        return None if found is None else {"inputs": _inputs(connection, found["id"])}
     if row.kind == RecordKind.FINISH:
         found = find_row(connection, TRAINING_RUNS, (row.organization_id,), row.object or "")
-        return None if found is None else {"ends": json.loads(found["ends"])}
+        return None if found is None else {"ends": _json(found["ends"])}
     return None
 
 
@@ -156,7 +162,7 @@ def _batch(connection: Connection, row: Any) -> dict[str, Any] | None:
     if found is None:
         return None
     told = {"run": found.uuid, "first": found.first, "last": found.last, "rank": found.rank, "count": found.count}
-    return {**told, "keys": json.loads(found.keys), "summary": json.loads(found.summary), "digest": found.digest.hex()}
+    return {**told, "keys": _json(found.keys), "summary": _json(found.summary), "digest": found.digest.hex()}
 
 
 def _tombstone(connection: Connection, row: Any) -> dict[str, Any] | None:
@@ -179,22 +185,64 @@ def _tombstone(connection: Connection, row: Any) -> dict[str, Any] | None:
         "count": found.count,
         "reason": found.reason,
         "detail": found.detail,
-        "stands_for": None if found.stands_for is None else json.loads(found.stands_for),
+        "stands_for": _json(found.stands_for),
         "alias": None if known_as is None else [known_as.kind, known_as.target],
     }
 
 
 def _chunks(connection: Connection, organization_id: int, content_id: int | None) -> list[list[Any]]:
-    """The chunks of a payload, in order. One that the organisation does not have with this length is not among them."""
+    """The chunks of a payload, in order. One that the organisation does not have with this length has none."""
     own = and_(
         chunks.c.organization_id == organization_id,
         chunks.c.sha256 == content_chunks.c.sha256,
         chunks.c.bytes == content_chunks.c.bytes,
     )
     rows = connection.execute(
-        select(content_chunks.c.sha256, content_chunks.c.bytes)
-        .join(chunks, own)
+        select(content_chunks.c.sha256, chunks.c.bytes)
+        .outerjoin(chunks, own)
         .where(content_chunks.c.content_id == content_id)
         .order_by(content_chunks.c.position)
     )
     return [[row.sha256, row.bytes] for row in rows]
+
+
+def _inputs(connection: Connection, row_id: int) -> list[str | None]:
+    """The inputs that a transformation named."""
+    own = transformation_inputs.c
+    rows = connection.execute(
+        select(datasets.c.uuid)
+        .select_from(transformation_inputs)
+        .outerjoin(datasets, datasets.c.id == own.dataset_id)
+        .where(own.transformation_id == row_id)
+        .order_by(own.position)
+    )
+    return [row.uuid for row in rows]
+
+
+def find_strays(connection: Connection, organization_id: int) -> list[dict[str, Any]]:
+    """Streams and lanes that have rows and no head: nobody is shown them, and nobody should have made them."""
+    found: set[tuple[str, str]] = set()
+    for table, lane in (
+        (records, records.c.lane),
+        (tombstones, tombstones.c.lane),
+        (metric_batches, literal("ordered")),
+    ):
+        head = and_(
+            streams.c.organization_id == organization_id, streams.c.stream == table.c.stream, streams.c.lane == lane
+        )
+        rows = (
+            select(table.c.stream, lane)
+            .where(table.c.organization_id == organization_id, ~exists().where(head))
+            .distinct()
+            .limit(MOST)
+        )
+        found |= {(row[0], row[1]) for row in connection.execute(rows)}
+    return [{"stream": stream, "lane": lane} for stream, lane in sorted(found)]
+
+
+def _json(text: str | None) -> Any:
+    """What a column holds; as text where that is no JSON (any more)."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text

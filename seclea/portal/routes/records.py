@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from seclea.portal.bodies import int_field, uuid_field
 from seclea.portal.context import authenticate, only_organization, portal_of, scope_of
-from seclea.portal.evidence import find_records, has_stream, read_heads, read_records
+from seclea.portal.evidence import find_records, find_strays, has_stream, read_heads, read_records
 from seclea.portal.replies import bad, json_reply, not_found
 from seclea.records import Lane
 
@@ -22,7 +22,7 @@ async def _organization(request: Request) -> int:
 
 @router.get("/collection/streams")
 async def heads(request: Request) -> Response:
-    """The heads of all streams of an organisation, by stream and lane; ``next`` is to be asked for as ``after``."""
+    """The heads of all streams of an organisation. ``next`` is to be asked for as ``after``; the first page has ``strays``."""
     organization = await _organization(request)
     portal = portal_of(request)
     stream, _, lane = request.query_params.get("after", "").partition(".")
@@ -30,7 +30,8 @@ async def heads(request: Request) -> Response:
     limit = min(limit, portal.config.limits.page)
     found = await portal.database.read(lambda connection: read_heads(connection, organization, (stream, lane), limit))
     following = f"{found[-1]['stream']}.{found[-1]['lane']}" if len(found) == limit else None
-    return json_reply({"streams": found, "next": following})
+    strays = [] if stream else await portal.database.read(lambda connection: find_strays(connection, organization))
+    return json_reply({"streams": found, "next": following, "strays": strays})
 
 
 @router.get("/collection/records")
