@@ -772,7 +772,12 @@ class Check:
             wrong += [name for name, value in own.items() if name in body and value not in (None, body[name])]
             wrong += [name for name in ("digest",) if "hash" in body and told.get(name) != body["hash"]]
             wrong += [name for name in ("kind",) if one["kind"] != said_of.kind]
-            wrong += [name for name in ("digest",) if one["digest"] != (told.get("digest") or None)]
+            columns = ("name", "digest", "framework", "sequence_num")
+            wrong += [
+                name
+                for name in columns
+                if not one["refused"] and one[name] != (told.get(name) if told.get(name) != "" else None)
+            ]
             of_stream = {head["project"] for place, head in self.ours.items() if place[0] == said_of.stream}
             twins = {uuid: other["same_as"] or uuid for uuid, other in kept.items()}
             if "project" in body and body["project"] not in {twins.get(project, project) for project in of_stream}:

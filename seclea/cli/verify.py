@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import Any
 
 from seclea import verify
@@ -59,6 +60,10 @@ def export_home(path: str, *, content: bool) -> int:
 
 def _live(home: Home, runs: list[str]) -> Live:
     """The ledger's one destination, or the one that the settings name, and its portal."""
+    if wrong := [run for run in runs if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", run)]:
+        raise UsageError(
+            f"{wrong[0]!r} is no uuid of a run.", "Without RUN all runs are checked, and named with their uuids."
+        )
     settings = load().settings
     wanted = Destination(settings.platform_url, settings.auth_url, settings.organization)
     ledger, number = None, 0

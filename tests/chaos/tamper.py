@@ -39,6 +39,8 @@ OUTSIDE = {
         "content_chunks.organization_id",
         "requests", "streams.updated_ns", "records.created_ns", "metric_batches.id", "metric_batches.created_ns",
         "tombstones.created_ns", "aliases.created_ns", "contents.organization_id", "contents insert",
+        # of one thing: nothing is before or after it
+        "transformation_inputs.position", "content_chunks.position",
     },
     "ledger": {
         # the pipeline's own work: nothing of it is evidence

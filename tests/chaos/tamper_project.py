@@ -38,7 +38,7 @@ def make(calls: int = 20) -> None:
         )
         for step in range(calls):
             run.log({"loss": 1 / (step + 1), "accuracy": step / calls}, step=step)
-        for _ in range(3):
+        for _ in range(3 + number):
             run._pipeline.leave_out(run._index, "metrics")
         child = os.fork()
         if child == 0:
