@@ -397,7 +397,7 @@ class Check:
                 place[0],
                 live=True,
             )
-        if head.get("stones", 0) != head.get("tombstones", 0):
+        if "stones" in head and head["stones"] != head["tombstones"]:  # a receipt does not count the rows
             self.find(
                 ALTERED,
                 f"{place[1]}: {head['stones']} tombstones are kept, {head['tombstones']} came",

@@ -6,11 +6,14 @@ import base64
 import contextlib
 import hashlib
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from seclea.export import Live, Portal
+from seclea.verify import Check
 from tests.contract.portal_server import PortalServer, Stream, canonical, running_portal
 from tests.contract.test_portal_isolation import Side, fill
 
@@ -116,3 +119,41 @@ def test_a_body_from_before_bodies_were_kept_is_told_as_none(sides: tuple[Side, 
         base.commit()
     told = records_of(theirs)[0]
     assert (told["body"], told["body_bytes"], told["object"]) == (None, None, None)
+
+
+def test_what_the_portal_had_already_is_no_gap_and_nothing_that_was_put_in(
+    sides: tuple[Side, Side, PortalServer],
+) -> None:
+    """A base client made the model; ours is adopted, and the run goes by its own id of it."""
+    _, _, server = sides
+    owner = server.owner()
+    organization = next(one["uuid"] for one in owner.get("/organization/").json() if one["name"] == "local")
+    stream = Stream(owner, organization)
+    project, ours, run = (str(uuid.uuid4()) for _ in range(3))
+    assert stream.send(
+        "ordered", "project", "/collection/projects", {"uuid": project, "name": "p", "description": ""}
+    ).ok
+    model = {"project": project, "name": "m", "framework": "f"}
+    theirs = owner.post(f"/collection/models?organization={organization}", json=model).json()["uuid"]
+    digest = hashlib.sha256(canonical({**model, "uuid": ours})).digest()
+    stands_for = {"kind": "model", "digest": digest.hex(), "uuid": ours, "remote_id": theirs}
+    stone = {"kind": "model", "count": 1, "reason": "adopted", "detail": "", "stands_for": stands_for}
+    headers = stream.headers("ordered", "model", digest, suffix=".t")
+    assert stream.post("/collection/tombstones", canonical(stone), headers).status_code == 201
+    stream.advance()
+    started = {
+        "uuid": run,
+        "project": project,
+        "name": "r",
+        "model": ours,
+        "datasets": [],
+        "params": {},
+        "started_ns": 1,
+    }
+    assert stream.send("ordered", "training_run", "/collection/training-runs", started).ok
+    token = owner.post("/internal/token").json()["access_token"]
+    for runs in ([], [run]):
+        report = Check(Live(Portal(server.url, token, "local"), None, runs=runs)).run().report()
+        assert report["verdict"] == "complete", report["findings"]
+        assert [one["level"] for one in report["findings"]] == ["note"]
+        assert "no record made it that is here to be read" in report["findings"][0]["text"]
