@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from seclea import __version__
 from seclea.errors import SecleaError
+from seclea.verify import add_options
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -84,6 +85,18 @@ def _logout(options: argparse.Namespace) -> int:
     return logout(options.platform_url, options.auth_url)
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from seclea.cli.verify import verify_home
+
+    return verify_home(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from seclea.cli.verify import export_home
+
+    return export_home(options.path, content=options.content)
+
+
 def _config(options: argparse.Namespace) -> int:
     from seclea.cli.config import show_config
 
@@ -138,6 +151,15 @@ def parser() -> argparse.ArgumentParser:
     dismiss = add("dismiss", _dismiss, "Let failed and held records be: they are kept, and no longer told as trouble.")
     dismiss.add_argument("record", nargs="*", type=int, metavar="RECORD", help="a number that `seclea status` shows")
     dismiss.add_argument("--all", action="store_true", help="all of them")
+    check = add(
+        "verify",
+        _verify,
+        "Check what ledger and portal hold against each other: complete (0), pending (3), gap (4) or altered (5).",
+    )
+    add_options(check)
+    export = add("export", _export, "Write down what ledger and portal hold, to be checked anywhere.")
+    export.add_argument("path", metavar="PATH", help="a directory that is made, or a file .zip")
+    export.add_argument("--content", action="store_true", help="with the contents of datasets and states")
     config = add("config", _config, "Show the settings in force.")
     config.add_argument("--origin", action="store_true", help="and where each value came from")
     return top

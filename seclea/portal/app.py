@@ -26,6 +26,7 @@ from seclea.portal.routes import (
     organization,
     pages,
     receipts,
+    records,
     streams,
 )
 
@@ -40,7 +41,19 @@ def create_app(config: PortalConfig) -> FastAPI:
     """
     app = FastAPI(title="seclea portal", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.portal = Portal(config)
-    for module in (organization, auth, streams, content, receipts, lineage, chunks, collection, internal, pages):
+    for module in (
+        organization,
+        auth,
+        streams,
+        content,
+        receipts,
+        records,
+        lineage,
+        chunks,
+        collection,
+        internal,
+        pages,
+    ):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(Refusal, _refused)

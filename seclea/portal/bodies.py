@@ -46,13 +46,17 @@ INT64 = 2**63 - 1
 
 @dataclass(slots=True)
 class Body:
-    """A create's body: its fields, its file where it has one, and the digest that tells two bodies apart."""
+    """A create's body: its fields, its file where it has one, and the digest that tells two bodies apart.
+
+    ``raw`` is the JSON as it came, unpacked; empty for forms.
+    """
 
     fields: dict[str, Any]
     digest: bytes
     file: UploadFile | None = None
     is_json: bool = True
     uploads: list[UploadFile] = field(default_factory=list)
+    raw: bytes = b""
 
     async def close(self) -> None:
         """Give back the temporary files."""
@@ -142,7 +146,7 @@ async def read_body(request: Request, limits: Limits) -> Body:
     fields = parse_json(body, limits)
     if not isinstance(fields, dict):
         raise bad("The body is no JSON object.")
-    return Body(fields, digest)
+    return Body(fields, digest, raw=body)
 
 
 async def _read_multipart(request: Request, limits: Limits) -> Body:

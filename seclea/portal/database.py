@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
-SCHEMA_VERSIONS = ("0001", "0002", "0003")  # oldest first; the migrations' own names
+SCHEMA_VERSIONS = ("0001", "0002", "0003", "0004")  # oldest first; the migrations' own names
 GROUP = 64  # pieces of work per commit, at most
 READERS = 4  # connections that read at the same time
 

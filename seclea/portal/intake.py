@@ -70,8 +70,8 @@ class Place:
 class Incoming:
     """A create before it is taken in.
 
-    ``digest`` is sha256 of the body. A tombstone that stands for a record names what the chain covers instead of itself
-    (``chained_kind``, ``chained_digest``).
+    ``digest`` is sha256 of the body; ``raw`` the body itself, kept where the record stands in a stream. A tombstone that
+    stands for a record names what the chain covers instead of itself (``chained_kind``, ``chained_digest``).
     """
 
     organization_id: int
@@ -82,6 +82,7 @@ class Incoming:
     place: Place | None = None
     chained_kind: str | None = None
     chained_digest: bytes | None = None
+    raw: bytes = b""
 
     @property
     def request_digest(self) -> bytes:
@@ -197,7 +198,7 @@ def take(connection: Connection, incoming: Incoming, effect: Effect, status: int
     effected = effect(connection)
     answer = effected.answer
     if place is not None:
-        _advance(connection, incoming, place, head, effected.training_run_id)
+        _advance(connection, incoming, place, head, effected)
         answer["receipt"] = {
             "stream": place.stream,
             "lane": str(place.lane),
@@ -265,10 +266,9 @@ def _check_place(incoming: Incoming, place: Place, head: Any | None) -> None:
         )
 
 
-def _advance(
-    connection: Connection, incoming: Incoming, place: Place, head: Any | None, training_run_id: int | None
-) -> None:
-    now, lane = now_ns(), str(place.lane)
+def _advance(connection: Connection, incoming: Incoming, place: Place, head: Any | None, effected: Effected) -> None:
+    now, lane, training_run_id = now_ns(), str(place.lane), effected.training_run_id
+    is_metrics = incoming.kind is RecordKind.METRICS  # their bodies are kept with the batches
     if head is None:
         connection.execute(
             _ADD_HEAD,
@@ -307,6 +307,9 @@ def _advance(
             "chained_kind": incoming.chained_kind or str(incoming.kind),
             "digest": incoming.chained_digest or incoming.digest,
             "chain": place.chain,
+            "object": None if is_metrics else effected.answer["uuid"],
+            "body": None if is_metrics else incoming.raw,
+            "body_bytes": len(incoming.raw),
             "created_ns": now,
         },
     )

@@ -74,7 +74,7 @@ async def take_many(portal: Portal, organization_id: int, sent: list[Sent]) -> l
             except Refusal as refusal:
                 refused = refusal
                 break
-            incoming = Incoming(organization_id, _TARGET, RecordKind.METRICS, digest, one.key, one.place)
+            incoming = Incoming(organization_id, _TARGET, RecordKind.METRICS, digest, one.key, one.place, raw=one.body)
             works.append(partial(take, incoming=incoming, effect=effect))
         # At once and in this order to the one that writes, which commits what has come together.
         waiting = [asyncio.wrap_future(portal.database.submit(work)) for work in works]

@@ -32,10 +32,11 @@ def read_receipts(
         statement = statement.where(
             streams.c.organization_id == row["organization_id"], streams.c.stream.in_(own.scalar_subquery())
         )
-    return [_receipt(connection, head) for head in connection.execute(statement).all()]
+    return [receipt_of(connection, head) for head in connection.execute(statement).all()]
 
 
-def _receipt(connection: Connection, head: Any) -> dict[str, Any]:
+def receipt_of(connection: Connection, head: Any) -> dict[str, Any]:
+    """The receipt of a head, with its run's uuid."""
     counts: dict[str, int] = dict(
         connection.execute(
             select(records.c.kind, func.count())

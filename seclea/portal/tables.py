@@ -27,6 +27,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -321,8 +322,18 @@ records = Table(  # every record of a stream: with these rows the chain can be c
     Column("chained_kind", String(30), nullable=False),  # what the chain covers: the record that a tombstone stands for
     Column("digest", LargeBinary(32), nullable=False),  # likewise
     Column("chain", LargeBinary(32), nullable=False),
+    Column("object", String(36)),  # what it made, ended or stands for; null: metrics
+    Column("body", LargeBinary),  # as it came; null: it lies in `metric_batches`, or came before schema 0004
+    Column("body_bytes", BigInteger),  # since schema 0004: a body taken away is told from one that was never kept
     _created(),
     PrimaryKeyConstraint("organization_id", "stream", "lane", "first"),
+    Index(
+        "ix_records_object",
+        "organization_id",
+        "object",
+        sqlite_where=text("object IS NOT NULL"),
+        postgresql_where=text("object IS NOT NULL"),
+    ),
 )
 
 metric_batches = Table(  # the body as it came; a row per batch, never one per point

@@ -72,7 +72,8 @@ async def organization_of(portal: Portal, scope: tuple[Organization, ...], proje
 
 async def take_create(create: Create, kind: RecordKind, target: str, effect: Effect) -> Response:
     """Take it in, under its key."""
-    incoming = Incoming(create.organization.id, target, kind, create.body.digest, create.key, create.place)
+    body = create.body
+    incoming = Incoming(create.organization.id, target, kind, body.digest, create.key, create.place, raw=body.raw)
     with create.portal.running.hold(create.organization.id, create.key):
         return await create.portal.take(incoming, effect)
 
@@ -211,7 +212,9 @@ async def _create_with_payload(
                 assert body.file is not None
                 payload = await store_file(portal.database, portal.blobs, organization.id, body.file.file)
                 body.digest = hashlib.sha256(body.digest + bytes.fromhex(payload.sha256)).digest()
-            incoming = Incoming(organization.id, request.url.path, kind, body.digest, create.key, create.place)
+            incoming = Incoming(
+                organization.id, request.url.path, kind, body.digest, create.key, create.place, raw=body.raw
+            )
             known = await portal.database.read(lambda connection: _known(connection, incoming, payload))
             if known is not None:
                 return known

@@ -21,6 +21,7 @@ EXTENSIONS = (
     "content",
     "lineage",
     "metric-batches",
+    "records",
 )
 
 

@@ -35,7 +35,7 @@ async def add_metrics(request: Request) -> Response:
     body = await read_bytes(request, portal.config.limits)
     batch, summary, digest = await in_thread(read_batch, body)
     effect = metrics(organization.id, place, body, digest, batch, summary)
-    incoming = Incoming(organization.id, request.url.path, RecordKind.METRICS, digest, key, place)
+    incoming = Incoming(organization.id, request.url.path, RecordKind.METRICS, digest, key, place, raw=body)
     with portal.running.hold(organization.id, key):
         return await portal.take(incoming, effect)
 
@@ -68,6 +68,7 @@ async def add_tombstone(request: Request) -> Response:
         create.place,
         chained_kind=record.kind if record else None,
         chained_digest=record.digest if record else None,
+        raw=create.body.raw,
     )
     with create.portal.running.hold(create.organization.id, create.key):
         return await create.portal.take(incoming, tombstone.effect(create.organization.id, create.place))
