@@ -219,8 +219,10 @@ class Case:
         return verdict
 
     def _cut_power(self, told: Told) -> None:
-        self.kill_all()
-        self.gone(LEAVE_SECONDS)
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self.processes() and time.monotonic() < deadline:  # the last act of a sender is to start a writer
+            self.kill_all()
+            time.sleep(_LOOK_SECONDS)
         if told.is_durable:
             shutil.rmtree(self.places.shared_rings, ignore_errors=True)
             shutil.rmtree(self.places.rings, ignore_errors=True)
