@@ -3,10 +3,10 @@
 Rows R2, R5, R6, R8, R9. A first case without a fault lists the calls that touch the home, the rings, the runtime directory, a
 socket or a pipe. Then each case lets one of them fail in one way (`shim.MODES`; ``ENOSPC*20``: that one and each of the next
 nineteen that may fail so), in a home of its own, with a job that makes a record of each kind. Half of the jobs end by
-``kill -9`` of everything, and where `flush` had said "durable" the rings are removed with it. Then a later job has all delivered,
-and a judge that shares nothing with the library compares what the job was told with what portal and ledger hold.
+``kill -9`` of everything, and where `flush` had said "durable" the rings are removed with it. Then a later job has all
+delivered, and a judge that shares nothing with the library compares what the job was told with what portal and ledger hold.
 
-Every choice comes from the seed. A finding names its point, mode and directory, and ``--replay POINT --modes MODE`` has it again.
+Every choice comes from the seed. A finding names its point, mode and directory; ``--replay POINT --modes MODE`` has it again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import queue
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,13 +76,13 @@ def choose(
     if sample == 0:
         for name, mode, times in kinds:
             for nth in range(1, by_name[name][0] + 1):
-                faults.append(Fault(Point(*name, nth), mode, times, rng.random() < 0.5))
+                faults.append(Fault(Point(*name, nth), mode, times, name[0] != "portal" and rng.random() < 0.5))
         return faults
     while len(faults) < sample:
         rng.shuffle(kinds)
         for name, mode, times in kinds[: sample - len(faults)]:
             nth = rng.randint(1, by_name[name][0])
-            faults.append(Fault(Point(*name, nth), mode, times, rng.random() < 0.5))
+            faults.append(Fault(Point(*name, nth), mode, times, name[0] != "portal" and rng.random() < 0.5))
     return faults
 
 
@@ -113,11 +114,13 @@ def work(portal: Portal) -> int:
 
 
 class Worker:
-    """One worker process."""
+    """One worker process: takes lines, answers each with a verdict."""
+
+    MODULE = "tests.chaos.syscalls"
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.process = subprocess.Popen(
-            [shim.interpreter(), "-m", "tests.chaos.syscalls", "--worker", *arguments],
+            [shim.interpreter(), "-m", self.MODULE, "--worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -137,8 +140,12 @@ class Worker:
 
     def run(self, fault: Fault) -> Verdict:
         """Have one case run."""
+        return self.ask([fault.point, fault.mode, fault.times, fault.power])
+
+    def ask(self, what: list[object]) -> Verdict:
+        """The verdict on whatever the module's worker makes of this."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([fault.point, fault.mode, fault.times, fault.power]) + "\n")
+        self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
         return Verdict(**json.loads(self._hear()))
 
@@ -159,7 +166,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(count: int, *, local: bool) -> Iterator[list[Worker]]:
+def workers(count: int, *, local: bool, kind: type[Worker] = Worker) -> Iterator[list[Worker]]:
     """Workers with a portal that all of them use, or (``local``) each home's own."""
     with contextlib.ExitStack() as stack:
         arguments: list[str] = []
@@ -168,9 +175,9 @@ def workers(count: int, *, local: bool) -> Iterator[list[Worker]]:
             stack.callback(shutil.rmtree, data, ignore_errors=True)
             portal = stack.enter_context(running_portal(data / "portal"))
             arguments = [portal.url, portal.address["socket"]]
-        found = []
+        found: list[Worker] = []
         for _ in range(count):
-            found.append(Worker(arguments))
+            found.append(kind(arguments))
             stack.callback(found[-1].close)
         yield found
 
@@ -205,7 +212,7 @@ class Sweep:
                     return
                 self._note(fault, worker.run(fault), say)
 
-        threads = [threading.Thread(target=hand, args=(worker,)) for worker in hands]
+        threads = [threading.Thread(target=hand, args=(worker,), daemon=True) for worker in hands]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -259,9 +266,10 @@ def main(arguments: list[str] | None = None) -> int:
         return work(Portal(*options.worker))
     roles = ["client", "writer", "sender"] if options.process == "all" else options.process.split(",")
     modes = options.modes.split(",")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends with us
     began = time.monotonic()
     with workers(1 if options.replay else options.workers, local="portal" in roles) as hands:
-        calls = [one.calls() for one in hands][0]
+        calls = [one.calls() for one in hands].pop()
         if options.replay:
             point = Point.parse(options.replay)
             faults = [Fault(point, mode, options.times, options.power) for mode in modes]

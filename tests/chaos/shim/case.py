@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -73,6 +74,7 @@ class Case:
 
         self.places = Home(self.home)
         self.control = Control(self.directory / "control", self.home, self.directory / "run", self.places.shared_rings)
+        self.on_look: Callable[[], None] = lambda: None  # called again and again while the job runs
         self._child = 0  # forked and not waited for yet
         if not portal.is_local:
             from seclea.api.tokens import Token, TokenStore
@@ -143,6 +145,7 @@ class Case:
                 os.waitpid(pid, 0)
                 self._child = 0
                 return None
+            self.on_look()
             if self.control.head.mode == shim.MODES["STOP"] and self.control.fired:
                 stopped_at = stopped_at or now
                 if now - stopped_at > STOP_SECONDS:
@@ -208,13 +211,15 @@ class Case:
             wrong.append(f"the job ended with {code}: {self._said('live')}")
         elif not was_killed and told.result != sum(0.5 + value * 0.25 for value in range(24)):
             wrong.append(f"the job's result is {told.result}")
+        if times == 1 and told.raised:
+            wrong.append(f"one failed call, and the job was told: {told.raised}")
         if power:
             self._cut_power(told)
         code = self.wait(self.fork("finish", is_steered=False), JOB_SECONDS)
         if code != 0:
             wrong.append(f"afterwards: {code} {self._said('finish')}")
-        wrong += self._judge(told, was_killed=was_killed)
-        self.stop(wrong)
+        wrong += self._judge(told, was_killed=was_killed, lasts=times > 1)
+        self.stop(wrong, told)
         verdict.seconds = time.monotonic() - began
         return verdict
 
@@ -227,7 +232,7 @@ class Case:
             shutil.rmtree(self.places.shared_rings, ignore_errors=True)
             shutil.rmtree(self.places.rings, ignore_errors=True)
 
-    def _judge(self, told: Told, *, was_killed: bool) -> list[str]:
+    def _judge(self, told: Told, *, was_killed: bool, lasts: bool) -> list[str]:
         try:
             url, token, organization = self.portal.url, self.portal.token, self.organization_uuid
             if self.portal.is_local:
@@ -235,11 +240,11 @@ class Case:
                 socket_path = str(self.directory / "run" / "seclea" / f"{self.places.name}.portal.sock")
                 token = ask_owner(socket_path, "/internal/token")["access_token"]
                 organization = ask_owner(socket_path, "/internal/organizations", {"name": "local"})["uuid"]
-            return Judge(url, token, organization).judge(told, was_killed=was_killed)
+            return Judge(url, token, organization).judge(told, was_killed=was_killed, lasts=lasts)
         except (OSError, KeyError, ValueError) as error:
             return [f"the portal cannot be read: {type(error).__name__}: {error}"]
 
-    def stop(self, wrong: list[str]) -> None:
+    def stop(self, wrong: list[str], told: Told) -> None:
         """Have the pipeline leave, and look that nothing is left."""
         from seclea.errors import PipelineError
         from seclea.processes.rendezvous import ask
@@ -250,7 +255,7 @@ class Case:
             wrong.append(f"still there: {self.processes()}")
             self.kill_all()
             self.gone(LEAVE_SECONDS)
-        wrong += judge_home(self.home, [self.directory / "run", self.places.shared_rings])
+        wrong += judge_home(self.home, [self.directory / "run", self.places.shared_rings], told)
 
     def _said(self, name: str) -> str:
         path = self.directory / f"{name}.out"

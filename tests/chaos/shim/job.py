@@ -105,7 +105,9 @@ def live(notes: Notes, project: str, organization: str, url: str, number: int) -
 
 def _state_and_flush(notes: Notes, client: Any, run: Any, model: Any) -> None:
     state = notes.told("log_model_state", lambda: run.log_model_state(model, step=1))
-    if state is not None:
+    if state is not None and "left_out" in state.metadata:
+        notes(state_left_out=1)
+    elif state is not None:
         notes(state=state.uuid, sha256=state.sha256)
     reached = notes.told("flush", lambda: client.flush(WAIT_SECONDS))
     if reached is not None and reached.done:
