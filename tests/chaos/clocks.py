@@ -104,9 +104,13 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends with us
     began = time.monotonic()
     findings, longest, met = 0, 0.0, Counter[str]()
-    with workers(1, local=False, kind=_Worker) as (remote,), workers(1, local=True, kind=_Worker) as (local,):
+    with contextlib.ExitStack() as stack:
+        hands: dict[bool, Worker] = {}
         for number in range(options.first, options.first + options.cases):
-            verdict = (local if number // 2 % 2 else remote).ask([number, options.seed])
+            local = number // 2 % 2 == 1
+            if local not in hands:
+                hands[local] = stack.enter_context(workers(1, local=local, kind=_Worker))[0]
+            verdict = hands[local].ask([number, options.seed])
             longest = max(longest, verdict.seconds)
             met["with a pause"] += bool(verdict.fired)
             met["told that waits were not over"] += bool(verdict.not_done)

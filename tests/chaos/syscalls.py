@@ -210,7 +210,11 @@ class Sweep:
                     fault = left.get_nowait()
                 except queue.Empty:
                     return
-                self._note(fault, worker.run(fault), say)
+                try:
+                    verdict = worker.run(fault)
+                except (OSError, ValueError, RuntimeError):  # it was ended
+                    return
+                self._note(fault, verdict, say)
 
         threads = [threading.Thread(target=hand, args=(worker,), daemon=True) for worker in hands]
         for thread in threads:
@@ -278,7 +282,8 @@ def main(arguments: list[str] | None = None) -> int:
         counted = Counter(point.role for point, _ in calls)
         print(f"seed {options.seed}: {dict(counted)} calls; {len(faults)} cases", flush=True)
         sweep = Sweep(options.seconds)
-        sweep.run(hands, faults)
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):  # what was found until then
+            sweep.run(hands, faults)
     print(sweep.report(time.monotonic() - began))
     return 1 if sweep.findings else 0
 
