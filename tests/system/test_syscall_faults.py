@@ -1,4 +1,4 @@
-"""R2, R5, R6, R8, R9, R18: faults at system calls (`tests/chaos/shim`): the tool itself, and a short seeded part of its sweep."""
+"""R2, R5, R6, R8, R9, R18: faults at system calls (`tests/chaos/shim`): the tool, and a short seeded part of its sweeps."""
 
 from __future__ import annotations
 
