@@ -95,7 +95,8 @@ static int named(const char *path, char *name) {
         to += sprintf(to, "%s", PREFIX_NAMES[i]);
         while (*from && to < end) {
             size_t hex = strspn(from, "0123456789abcdef-"), digits = strspn(from, "0123456789");
-            int is_whole = (from[-1] == '/' && hex == 2 && from[2] == '/') || (from[-1] == '.' && digits && from[digits] == '.');
+            int is_folder = from[-1] == '/' && hex == 2 && (from[2] == '/' || !from[2]); /* of a chunk */
+            int is_whole = is_folder || (from[-1] == '.' && digits && from[digits] == '.'); /* or a pid */
             if (hex >= 8 || is_whole) {
                 *to++ = '*';
                 from += hex;
