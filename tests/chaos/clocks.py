@@ -104,7 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started ends with us
     began = time.monotonic()
     findings, longest, met = 0, 0.0, Counter[str]()
-    with contextlib.ExitStack() as stack:
+    with (
+        contextlib.ExitStack() as stack,
+        contextlib.suppress(KeyboardInterrupt, SystemExit),
+    ):  # what was done until then
         hands: dict[bool, Worker] = {}
         for number in range(options.first, options.first + options.cases):
             local = number // 2 % 2 == 1
@@ -112,14 +115,15 @@ def main(arguments: list[str] | None = None) -> int:
                 hands[local] = stack.enter_context(workers(1, local=local, kind=_Worker))[0]
             verdict = hands[local].ask([number, options.seed])
             longest = max(longest, verdict.seconds)
+            met["cases"] += 1
             met["with a pause"] += bool(verdict.fired)
             met["told that waits were not over"] += bool(verdict.not_done)
             if verdict.wrong:
                 findings += 1
                 print(f"case {number}: {verdict.point}", *verdict.wrong, verdict.directory, sep="\n    ", flush=True)
     print(
-        f"seed {options.seed}: {options.cases} cases with clocks that jump ({dict(met)}) in {time.monotonic() - began:.0f} s;"
-        f" longest case {longest:.0f} s; {findings} with something wrong"
+        f"seed {options.seed}: {met.pop('cases', 0)} cases with clocks that jump ({dict(met)})"
+        f" in {time.monotonic() - began:.0f} s; longest case {longest:.0f} s; {findings} with something wrong"
     )
     return 1 if findings else 0
 

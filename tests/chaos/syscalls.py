@@ -31,7 +31,7 @@ from pathlib import Path
 
 from tests.chaos import shim
 from tests.chaos.shim import Point
-from tests.chaos.shim.case import Case, Portal, Verdict, warm_up
+from tests.chaos.shim.case import JOB_SECONDS, Case, Portal, Verdict, warm_up
 from tests.contract.portal_server import running_portal
 
 LASTS = 20  # calls that fail one after the other where a fault lasts
@@ -161,7 +161,11 @@ class Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        self.process.wait(60)
+        try:
+            self.process.wait(JOB_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.process.stdout.close()
 
 
@@ -284,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
         sweep = Sweep(options.seconds)
         with contextlib.suppress(KeyboardInterrupt, SystemExit):  # what was found until then
             sweep.run(hands, faults)
-    print(sweep.report(time.monotonic() - began))
+        print(sweep.report(time.monotonic() - began), flush=True)
     return 1 if sweep.findings else 0
 
 
