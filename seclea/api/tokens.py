@@ -29,7 +29,7 @@ from seclea.errors import AuthenticationError, PortalUnavailable
 
 LOGIN_HINT = "Run `seclea login`."
 _MAX_FILE_BYTES = 64 * 1024  # two tokens and a name; more was not written by us
-_FOR_A_WHILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_FOR_A_WHILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EIO})
 
 
 class Token:
@@ -137,7 +137,7 @@ class TokenStore:
             return None
         except OSError as error:
             if error.errno in _FOR_A_WHILE:  # no reason to ask for a login
-                raise PortalUnavailable(f"The token file {path} cannot be read just now: {error.strerror}.") from None
+                raise _unreadable(path, error) from None
             raise _unusable(path, f"cannot be opened ({error.strerror})") from None
         try:
             facts = os.fstat(descriptor)
@@ -146,9 +146,13 @@ class TokenStore:
             known = self._seen.get(auth_url)
             if known is not None and known[0] == identity:
                 return known[1]
-            content = os.read(descriptor, _MAX_FILE_BYTES + 1)
+            with open(descriptor, "rb", closefd=False) as file:  # which reads on after a short read
+                content = file.read(_MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise _unreadable(path, error) from None
         finally:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # it was read
+                os.close(descriptor)
         tokens = _parse(content, auth_url)
         if tokens is None:
             raise _unusable(path, "is damaged")
@@ -310,6 +314,10 @@ def _check_file(path: Path, facts: os.stat_result) -> None:
 
 def _unusable(path: Path, why: str) -> AuthenticationError:
     return AuthenticationError(f"The token file {path} {why}.", "Remove it and run `seclea login`.")
+
+
+def _unreadable(path: Path, error: OSError) -> PortalUnavailable:
+    return PortalUnavailable(f"The token file {path} cannot be read just now: {error.strerror}.")
 
 
 def _render(tokens: Tokens) -> bytes:

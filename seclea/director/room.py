@@ -58,6 +58,8 @@ class Room:
             self._pause, self._began = pause, None
         if self._left() <= 0:
             return there()  # the budget is spent: as "drop" until there is room
+        if pause and self._told and self.limits.when_full == "drop":
+            return there()  # a pause is no burst: said once, it costs the calls that follow nothing
         if wait_until(there, _BURST_SECONDS):
             return True
         while not self.hurry:

@@ -19,7 +19,10 @@ from seclea.settings import Limits
 
 T = TypeVar("T")
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS})
+# EIO and EINTR (of a close, on a network disk) too: a disk that errs once is no reason to fail a call, and one that errs for
+# ever is said as a pause that does not end.
+_ERRS = {errno.EIO, errno.EINTR}
+NO_ROOM = _ERRS | {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EROFS}
 _HOPELESS = frozenset({errno.EFBIG, errno.ENOMEM})  # this process's own limits: waiting in it changes nothing
 # Frameworks that write their files by themselves have errors of their own, with the system's words in them.
 _SAID = re.compile("No space left on device|Disk quota exceeded|Read-only file system", re.IGNORECASE)

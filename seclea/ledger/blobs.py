@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from seclea.contract import Home
 from seclea.errors import LedgerError
 
 CHUNK_BYTES = 8 << 20  # 4 to 8 MiB: large enough for line rate, small enough to send again
+RING_CHARACTERS = 32  # an incoming file's name begins with the id of its ring, in hex
 _ABANDONED_SECONDS = 3600.0  # an incoming file without a frame, this old, belongs to a client that died in the call
 
 
@@ -165,12 +166,14 @@ class Spool:
             raise LedgerError(f"The chunk {sha256} in the spool is damaged.")
         return data
 
-    def sweep(self, is_known: Callable[[str], bool], waiting: set[str]) -> int:
+    def sweep(self, is_known: Callable[[str], bool], waiting: set[str], rings: Collection[str] = ()) -> int:
         """Delete what no row names: half-written files, chunks of a transaction that never was, abandoned payloads.
 
         Args:
             is_known: ``(sha256) -> bool``, whether a row names this chunk.
             waiting: names of incoming files that rows wait for.
+            rings: ids (hex) of rings that are still there. Their frames may name a payload however old it is: it may
+                have waited for a writer since yesterday, or the clock was set. `sweep_ring` comes when they are empty.
         Returns:
             Files deleted.
         """
@@ -182,7 +185,9 @@ class Spool:
                     swept += 1
         horizon = time.time() - _ABANDONED_SECONDS
         for path in self._home.incoming.iterdir():
-            if path.name not in waiting and path.lstat().st_mtime < horizon:
+            if path.name in waiting or path.name[:RING_CHARACTERS] in rings:
+                continue
+            if path.lstat().st_mtime < horizon:
                 path.unlink(missing_ok=True)
                 swept += 1
         return swept

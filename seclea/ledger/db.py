@@ -48,24 +48,36 @@ class Ledger(Reopening, Space):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        previous = os.umask(0o077)
+        self._is_read_only = False
         try:
-            # Payload threads never touch it; only the writer's main thread does.
-            self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-            self._connection.row_factory = sqlite3.Row
-            try:
-                self._set_up()
-                facts = os.stat(path)
-                self._file = facts.st_dev, facts.st_ino
-            except BaseException:
-                self._connection.close()  # or its log would stay beside a file that is not to be touched
-                raise
+            self._connect()
+            facts = os.stat(path)
+            self._file = facts.st_dev, facts.st_ino
         except sqlite3.Error as error:
             raise self._in_our_words(error) or LedgerError(
                 f"The ledger {path} cannot be opened: {error}.", "It is tried again."
             ) from None
+
+    def _connect(self) -> None:
+        previous = os.umask(0o077)
+        try:
+            # Payload threads never touch it; only the writer's main thread does.
+            self._connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            try:
+                self._set_up()
+            except BaseException:
+                self._connection.close()  # or its log would stay beside a file that is not to be touched
+                raise
         finally:
             os.umask(previous)
+
+    def _connect_again(self) -> None:
+        # A connection that could not write its shared memory once (a full disk, for one) is read-only for the rest of its
+        # life; so is a second one of this process, while the first is there.
+        self._connection.close()
+        self._connect()
+        self._is_read_only = False
 
     def _set_up(self) -> None:
         run = self._connection.execute
@@ -109,6 +121,8 @@ class Ledger(Reopening, Space):
         """
         try:
             self._check_file()
+            if self._is_read_only:
+                self._connect_again()
             self._connection.execute("BEGIN IMMEDIATE")
             yield
             self._connection.execute("COMMIT")
@@ -116,6 +130,8 @@ class Ledger(Reopening, Space):
             with contextlib.suppress(sqlite3.Error):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+                self._is_read_only = True
             if isinstance(error, sqlite3.Error) and (said := self._in_our_words(error)) is not None:
                 raise said from None
             raise

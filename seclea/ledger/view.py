@@ -26,7 +26,7 @@ OPEN = "status IN ('Saving', 'Transmitting')"
 
 # Keys of `Reader.meta`, with values in JSON.
 PAUSES = "pauses"  # by kind of reason: [count, seconds]
-OPEN_PAUSE = "pause"  # [since_ns, reason] while logging is paused, else empty
+OPEN_PAUSE = "pause"  # [since_ns, reason, monotonic_ns, boot id] while logging is paused, else empty
 THINNED = "kept here only, and gone"  # [records, points]
 
 LOCAL_ONLY = (

@@ -56,8 +56,10 @@ class RingDirectory:
         changed_ns = os.stat(self._name).st_mtime_ns
         if changed_ns == self._seen_ns:
             return
-        self._seen_ns = 0 if time.time_ns() - changed_ns < _CLOCK_GRAIN_NS else changed_ns
+        age_ns = time.time_ns() - changed_ns
         names = {name for name in os.listdir(self._directory) if name.endswith(SUFFIX)}
+        # Not before it is listed: where no descriptor is left for that, the next look must try again.
+        self._seen_ns = 0 if age_ns < _CLOCK_GRAIN_NS else changed_ns
         if names == self._rings.keys():
             return
         for name in self._rings.keys() - names:

@@ -9,6 +9,7 @@ import time
 
 from seclea.ledger.db import Ledger
 from seclea.ledger.view import OPEN_PAUSE, PAUSES
+from seclea.queues import segment
 from seclea.writer.trouble import TROUBLE
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,12 @@ class Pauses:
     def recover(self) -> None:
         """The pause of a writer that was killed in it ends here: a new one looks for itself."""
         if left := self._ledger.meta(OPEN_PAUSE):
-            self.since_ns, self.reason = json.loads(left)
-            self.end(max(0.0, (time.time_ns() - self.since_ns) / 1e9))
+            self.since_ns, self.reason, *began = json.loads(left)
+            if began[1:] == [segment.boot_id().hex()]:  # whatever was done to the wall clock meanwhile
+                seconds = (time.monotonic_ns() - began[0]) / 1e9
+            else:
+                seconds = max(0.0, (time.time_ns() - self.since_ns) / 1e9)
+            self.end(seconds)
 
     def begin(self, reason: str) -> None:
         """Logging pauses; or goes on pausing, for this reason now."""
@@ -70,7 +75,8 @@ class Pauses:
                 for kind, detail in self._unwritten:
                     self._ledger.add_event(kind, detail)
                 self._ledger.set_meta(PAUSES, json.dumps(self._totals))
-                self._ledger.set_meta(OPEN_PAUSE, json.dumps([self.since_ns, self.reason]) if self.reason else "")
+                now = [self.since_ns, self.reason, self.mark, segment.boot_id().hex()]
+                self._ledger.set_meta(OPEN_PAUSE, json.dumps(now) if self.reason else "")
             self._unwritten.clear()
 
 

@@ -95,7 +95,8 @@ class Writer:
         self._note("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
         # Before the first payload thread starts: what those write is in no row yet.
         try:
-            self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting})
+            rings = {path.stem for path in self._ring_files()}
+            self.spool.sweep(self.ledger.knows_chunk, {row["payload"] for row in waiting}, rings)
         except OSError as error:  # some other start will do it
             log.warning("the spool cannot be swept: %s", error)
         for ring in self.account.makers() - {path.stem for path in self._ring_files()}:  # in this order

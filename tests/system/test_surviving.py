@@ -163,3 +163,26 @@ def test_runs_are_numbered_over_all_processes_and_states_within_their_run(home: 
     assert rows == [("Training Run 1",), ("Training Run 2",), ("Training Run 3",)]
     rows = home.rows("SELECT sequence_num FROM entities WHERE kind = 'model_state' ORDER BY rowid")
     assert rows == [(0,), (1,), (0,), (1,)]
+
+
+def test_a_payload_that_waited_a_night_for_its_writer_is_not_swept_before_its_ring_is_read(home: PipelineHome) -> None:
+    script = home.script(
+        HUNDRED,
+        """
+        from sklearn.linear_model import LinearRegression
+        run.log_model_state(LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]), step=100)
+        print("logged", flush=True)
+        input()
+        """,
+    )
+    home.sender_pid()
+    for pid in home.processes():
+        os.kill(pid, signal.SIGSTOP)  # the ring is not read any more
+    script.hear()
+    kill(script.pid, *home.processes())
+    script.end(-signal.SIGKILL)
+    (payload,) = home.home.incoming.iterdir()
+    os.utime(payload, (0, 0))
+    home.run("from seclea import SecleaAI", "print(SecleaAI('Claims').flush(20))")
+    assert home.rows("SELECT kind, error FROM records WHERE kind = 'model_state'") == [("model_state", None)]
+    assert home.steps() == list(range(100))

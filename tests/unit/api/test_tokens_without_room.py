@@ -22,3 +22,19 @@ def test_a_login_that_cannot_be_read_just_now_is_waited_for(tmp_path: Path, monk
         with pytest.raises(PortalUnavailable, match="cannot be read just now: Too many open files"):
             TokenStore(tmp_path / "tokens").read("https://auth")
     assert store.read("https://auth") is not None
+
+
+def test_a_login_whose_file_errs_while_it_is_read_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TokenStore(tmp_path / "tokens")
+    store.write("https://auth", Token("access"), Token("refresh"), "ada")
+
+    def errs(*_: object) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", errs)
+        with pytest.raises(PortalUnavailable, match="cannot be read just now: Input/output error"):
+            TokenStore(tmp_path / "tokens").read("https://auth")
+    assert store.read("https://auth") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import pickle
@@ -273,8 +274,6 @@ def test_the_rings_of_a_thousand_dead_producers_are_read_and_removed(queue: Queu
 def test_a_large_object_stays_when_no_descriptor_is_left_to_read_it(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-
     for item in ("first", np.ones(100_000), "last"):
         queue.put(item)
 
@@ -374,3 +373,22 @@ def test_a_bound_or_name_that_is_none_is_refused_before_anything_is_made(wrong: 
     with pytest.raises(UsageError, match="maxsize is a whole number"):
         Queue(**wrong)
     assert [set(base.glob("*")) for base in temporary._bases()] == before
+
+
+def test_rings_that_could_not_be_listed_once_are_found_at_the_next_look(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert queue.empty()
+    other = Queue(directory=queue.directory)
+    other.put("come")
+    os.utime(queue.directory, ns=(0, 1_000_000_000))  # long ago: what was listed since then need not be listed again
+
+    def no_descriptor(path: object) -> list[str]:
+        raise OSError(errno.EMFILE, "no descriptor left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", no_descriptor)
+        with pytest.raises(OSError, match="no descriptor left"):
+            queue.empty()
+    assert queue.get_nowait() == "come"
+    other.close()

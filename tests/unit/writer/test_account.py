@@ -114,6 +114,24 @@ def test_a_pause_whose_writer_was_killed_is_ended_by_the_next(desk: Desk) -> Non
     assert not desk.ledger.meta(OPEN_PAUSE)
 
 
+def test_a_pause_whose_writer_was_killed_is_as_long_as_it_was_though_the_clock_was_set(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: began - 10**18)
+    Pauses(desk.ledger).begin("disk: full")
+    monkeypatch.undo()
+    Pauses(desk.ledger).recover()
+    assert 0 <= json.loads(desk.ledger.meta(PAUSES) or "")["disk"][1] < 3600
+
+
+def test_a_pause_that_an_older_version_left_open_is_ended(desk: Desk) -> None:
+    with desk.ledger.transaction():
+        desk.ledger.set_meta(OPEN_PAUSE, json.dumps([time.time_ns() - 5 * 10**9, "disk: full"]))
+    Pauses(desk.ledger).recover()
+    assert json.loads(desk.ledger.meta(PAUSES) or "")["disk"][1] >= 5.0
+
+
 def test_what_the_disk_refuses_to_take_down_is_written_later(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = Pauses(desk.ledger)
 
