@@ -90,14 +90,14 @@ def _delete_first() -> None:
     db.Ledger.release_chunks = release  # type: ignore[method-assign]
 
 
-def _normal() -> None:
+def _synchronous(how: str) -> None:
     from seclea.ledger import db
 
     real = db.Ledger._set_up
 
     def set_up(ledger: Any) -> None:
         real(ledger)
-        ledger._connection.execute("PRAGMA synchronous = NORMAL")
+        ledger._connection.execute(f"PRAGMA synchronous = {how}")
 
     db.Ledger._set_up = set_up  # type: ignore[method-assign]
 
@@ -147,7 +147,8 @@ PLANTS: dict[str, Callable[[], None]] = {
     "a chunk is not synced": _no_file,
     "a chunk is renamed before it is synced": _rename_first,
     "a chunk is deleted before the commit": _delete_first,
-    "synchronous = NORMAL": _normal,
+    "synchronous = NORMAL": lambda: _synchronous("NORMAL"),
+    "synchronous = OFF": lambda: _synchronous("OFF"),
     "the ring's cursor moves before the commit": _cursor_first,
     "durable is said at once": _told_at_once,
     "a token file is not synced": _no_token_file,
