@@ -8,8 +8,8 @@ From that log images are made of what a drive with a volatile cache may hold aft
 - ``torn``: all up to a flush, and of what follows any part, in which one write is there only in some of its sectors.
 
 Each is mounted (the file system replays its journal), the home in it opened by the writer's own recovery, and compared
-with what the job had been told to be durable before that instant. Some are opened by real processes. Every choice comes from the seed;
-the log does not (it is the machine's), so a finding keeps log, notes and image.
+with what the job had been told to be durable before that instant. Some are opened by real processes. Every choice comes from
+the seed; the log does not (it is the machine's), so a finding keeps log, notes and image.
 """
 
 from __future__ import annotations
