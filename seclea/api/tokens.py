@@ -258,6 +258,9 @@ class TokenStore:
             os.mkdir(self.directory, 0o700)
         except FileExistsError:
             self._check_directory()
+        else:
+            # The home's own name is synced by its writer; without one there is nobody to use the login.
+            _sync_directory(self.directory.parent)
 
     def _check_directory(self) -> None:
         facts = os.lstat(self.directory)

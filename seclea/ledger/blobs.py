@@ -1,6 +1,8 @@
 """The spool: payloads as content-addressed chunks on disk.
 
 Rule 1  temporary name in the same directory, write, fsync, rename, fsync the directory, and only then a row that names it.
+        The names of the directories above it, up to those that others made, are synced too: at the writer's start
+        (`Spool.sync_names`), and that of a new one before anything in it counts.
 Rule 2  A failed fsync is never tried again on the same data: the file is removed and the error passed on.
 Rule 3  A chunk's file is deleted only after the transaction that dropped its last reference, and never while a payload
         that is just being stored counts on it.
@@ -9,6 +11,7 @@ Rule 3  A chunk's file is deleted only after the transaction that dropped its la
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -23,6 +26,7 @@ from seclea.errors import LedgerError
 
 CHUNK_BYTES = 8 << 20  # 4 to 8 MiB: large enough for line rate, small enough to send again
 RING_CHARACTERS = 32  # an incoming file's name begins with the id of its ring, in hex
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})  # a directory above that we may not sync
 _ABANDONED_SECONDS = 3600.0  # an incoming file without a frame, this old, belongs to a client that died in the call
 
 
@@ -56,6 +60,25 @@ class Spool:
         self._home = home
         self._lock = threading.Lock()
         self._counted_on: Counter[str] = Counter()
+        self._named: set[Path] = set()  # directories of chunks whose own names are durable
+
+    def sync_names(self) -> None:
+        """Make durable the names of the spool's directories, of the home, and of what stands above it and is ours.
+
+        Whoever made them may have died, or not been asked to wait for a disk: a client makes the home of a new user.
+        """
+        made = {path for path in self._home.chunks.iterdir() if path.is_dir()}
+        for directory in (self._home.chunks, self._home.spool):
+            sync_directory(directory)
+        for directory in (self._home.path, *self._home.path.parents):
+            try:
+                sync_directory(directory)
+            except OSError as error:
+                if error.errno not in _NOT_OURS or directory == self._home.path:
+                    raise
+            if directory.stat().st_uid != os.getuid():
+                break  # it was there before us
+        self._named |= made
 
     def incoming(self, name: str) -> Path:
         """The file that a client wrote."""
@@ -97,10 +120,11 @@ class Spool:
     def _write(self, sha256: str, data: bytes) -> Path:
         path = self.chunk_path(sha256)
         directory = path.parent
-        if not directory.exists():
+        if directory not in self._named:  # that it is there says nothing: another thread may just have made it
             with contextlib.suppress(FileExistsError):
                 directory.mkdir(mode=0o700)
             sync_directory(directory.parent)
+            self._named.add(directory)
         if path.exists() and path.stat().st_size == len(data):
             return directory
         temporary = directory / f"{sha256}.{os.getpid()}.{threading.get_ident()}.new"

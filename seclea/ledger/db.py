@@ -22,7 +22,8 @@ from typing import Any
 
 from seclea.contract import Destination
 from seclea.errors import LedgerDamagedError, LedgerError, LedgerFullError
-from seclea.ledger.migrations import migrate
+from seclea.ledger import spare
+from seclea.ledger.migrations import migrate, refuse_foreign
 from seclea.ledger.reopening import Reopening
 from seclea.ledger.space import Space
 from seclea.ledger.view import LOCAL_ONLY, LOSSES, OPEN
@@ -49,6 +50,10 @@ class Ledger(Reopening, Space):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._is_read_only = False
+        try:
+            refuse_foreign(path)
+        except OSError as error:
+            raise LedgerError(f"The ledger {path} cannot be opened: {error}.", "It is tried again.") from None
         try:
             self._connect()
             facts = os.stat(path)
@@ -86,7 +91,7 @@ class Ledger(Reopening, Space):
             run("PRAGMA page_size = 4096")
             run("PRAGMA auto_vacuum = INCREMENTAL")  # only possible before the first table
         # Before WAL: a file of somebody else must stay as it is.
-        migrate(self._connection, str(self.path))
+        self._is_migrated = migrate(self._connection, str(self.path))
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA fullfsync = ON")
@@ -177,9 +182,12 @@ class Ledger(Reopening, Space):
         self._connection.execute("RELEASE part")
 
     def quick_check(self) -> list[str]:
-        """What sqlite finds wrong with the file; empty when nothing."""
+        """What sqlite finds wrong with the file; empty when nothing. Then a copy from before its migration may go, too."""
         rows = self._all("PRAGMA quick_check(20)")
-        return [row[0] for row in rows if row[0] != "ok"]
+        damage = [row[0] for row in rows if row[0] != "ok"]
+        if not damage and not self._is_migrated:  # not by the start that migrated it: by one after that
+            spare.drop(self.path)
+        return damage
 
     # -- rings and streams ---------------------------------------------------------------------------------------
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from importlib import resources
+from pathlib import Path
 
 from seclea.errors import LedgerError, LedgerTooNewError
+from seclea.ledger import spare
+from seclea.ledger.header import read_header
 
 APPLICATION_ID = 0x5EC1EA01  # "SECLEA", version of the file kind; sqlite's header field
 
@@ -19,25 +22,45 @@ def scripts() -> list[tuple[int, str]]:
     return found
 
 
-def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Bring the schema to this version, or leave it untouched.
+def refuse_foreign(path: Path) -> None:
+    """Look at a file that no connection has opened yet, and leave it untouched if it is not for this version.
 
     Raises:
         LedgerTooNewError: a newer seclea wrote it.
         LedgerError: another program's database.
+        OSError: it cannot be read just now.
     """
-    application = _pragma(connection, "application_id")
-    version = _pragma(connection, "user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if tables and application != APPLICATION_ID:
+    header = read_header(path)
+    if header is not None:
+        _check(path, header.application_id, header.version, is_empty=header.is_empty)
+
+
+def _check(path: Path | str, application: int, version: int, *, is_empty: bool) -> None:
+    if not is_empty and application != APPLICATION_ID:
         raise LedgerError(f"{path} is a database, but not a ledger of seclea.", "Move it away, or set SECLEA_HOME.")
-    known = scripts()
-    newest = known[-1][0]
+    newest = scripts()[-1][0]
     if version > newest:
         raise LedgerTooNewError(
             f"The ledger {path} has version {version}, this seclea knows {newest}; it is left untouched.",
             "Upgrade seclea, or set SECLEA_HOME to another directory.",
         )
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> bool:
+    """Bring the schema to this version, or leave it untouched. An older one is copied first, see `spare`.
+
+    Returns:
+        Whether it was of an older version.
+    Raises:
+        LedgerTooNewError: a newer seclea wrote it.
+        LedgerError: another program's database.
+    """
+    version = _pragma(connection, "user_version")
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    _check(path, _pragma(connection, "application_id"), version, is_empty=not tables)
+    known = scripts()
+    if 0 < version < known[-1][0]:
+        spare.make(connection, Path(path), version)
     for number, sql in known:
         if number <= version:
             continue
@@ -46,6 +69,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
             f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};\n"
             f"PRAGMA application_id = {APPLICATION_ID - (1 << 32) if APPLICATION_ID >= 1 << 31 else APPLICATION_ID};\nCOMMIT;"
         )
+    return 0 < version < known[-1][0]
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

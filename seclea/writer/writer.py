@@ -87,6 +87,7 @@ class Writer:
 
     def recover(self) -> None:
         """After a start: what was being saved is saved again, leftovers are swept, everything open is offered anew."""
+        self.spool.sync_names()
         damage = self.ledger.quick_check()
         if damage:
             log.error("the ledger is damaged: %s", "; ".join(damage))

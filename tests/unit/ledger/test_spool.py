@@ -76,6 +76,29 @@ def test_a_chunk_is_synced_then_renamed_then_its_directory_is_synced(home: Home,
     assert os.path.dirname(temporary) == str(final.parent), "a rename within one directory"
 
 
+def test_a_directory_that_another_made_is_synced_by_whoever_counts_on_it(
+    home: Home, order: list[tuple[str, str]]
+) -> None:
+    """R4. It died before it came to that, or is a thread that has yet to."""
+    (home.chunks / hashlib.sha256(b"weights").hexdigest()[:2]).mkdir(mode=0o700)
+    Spool(home).store(incoming(home, b"weights"))
+    assert order[0] == ("sync directory", str(home.chunks))
+
+
+def test_the_names_above_the_spool_are_synced_once_and_cover_what_is_there(
+    home: Home, order: list[tuple[str, str]]
+) -> None:
+    """R4."""
+    (home.chunks / hashlib.sha256(b"weights").hexdigest()[:2]).mkdir(mode=0o700)
+    spool = Spool(home)
+    spool.sync_names()
+    names = [path for what, path in order if what == "sync directory"]
+    assert names[:4] == [str(path) for path in (home.chunks, home.spool, home.path, home.path.parent)]
+    order.clear()
+    spool.store(incoming(home, b"weights"))
+    assert [what for what, _ in order] == ["sync file", "rename", "sync directory"]
+
+
 def test_the_same_content_is_stored_once_and_its_directory_synced_all_the_same(
     home: Home, order: list[tuple[str, str]]
 ) -> None:
