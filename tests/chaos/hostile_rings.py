@@ -81,11 +81,12 @@ class HostileClient:
         self.ring = Producer.create(home.rings, capacity_bytes=CAPACITY_BYTES)
         self.run = str(uuid.UUID(int=chance.getrandbits(128), version=4))
         self.good: list[tuple[int, float]] = []
+        self.looks_empty = False  # nothing in the header of the file says any more that something was handed over
         self.hostile = 0
         self.frames = 0
         self.starts: list[int] = []  # of each frame, from the beginning of the file
         self.said: list[tuple[int, bytes]] = []
-        self._session = self._uuid()
+        self._session, self._of_run = self._uuid(), self._uuid()
 
     def _uuid(self) -> bytes:
         return self.chance.getrandbits(128).to_bytes(16, "big")
@@ -105,7 +106,7 @@ class HostileClient:
         self.put(FrameType.KEYS, KeysFrame(1, 7, ("loss",)).pack())
 
     def _stream(self, index: int, run: str | None) -> bytes:
-        name = self._session if run is None else self._uuid()
+        name = self._session if run is None else self._of_run
         return StreamFrame(index, name, DESTINATION, "Claims", run, 0, LIMITS).pack()
 
     def say_good(self) -> None:
@@ -156,7 +157,7 @@ class HostileClient:
     def _stream_frame(self) -> tuple[int, bytes]:
         fields = [self.chance.randrange(2, 9), self._uuid(), list(DESTINATION), "Claims", None, 0, None, None]
         if self.chance.random() < 0.2:
-            fields[1] = self._session  # of a stream that there is
+            fields[1], fields[4] = self.chance.choice(((self._session, None), (self._of_run, self.run)))  # there is one
             return FrameType.STREAM, bytes(msgpack.packb(fields))
         if self.chance.random() < 0.3:
             names = ("memory", "disk", "min_free_disk", "resume_below", "when_full", "wait_timeout_seconds", "files", "fixed",
@@ -181,7 +182,7 @@ class HostileClient:
 
     def _metrics_frame(self) -> tuple[int, bytes]:
         metrics = {self.chance.choice(("evil", "e" * 1001, "nul\0", b"bytes", "")): self.value()}
-        fields: list[Any] = [self.chance.choice((0, 1, 1, 5, -1, 2**40)), 1, 2, metrics]
+        fields: list[Any] = [self.chance.choice((0, 1, 1, 2, 3, 4, 5, 6, 7, 8, -1, 2**40)), 1, 2, metrics]
         if self.chance.random() < 0.5:
             return FrameType.METRICS, bytes(msgpack.packb(fields))
         return FrameType.METRICS, self._fields(fields)
@@ -280,6 +281,10 @@ class HostileClient:
         else:
             del data[self.chance.randrange(len(data)) :]
         self.ring.path.write_bytes(data)
+        if len(data) >= layout.HEADER_BYTES:
+            words = memoryview(bytes(data[: layout.HEADER_BYTES])).cast("Q")
+            said, taken = words[layout.HEAD_SEQUENCE], words[layout.TAIL_SEQUENCE]
+            self.looks_empty = words[layout.HEAD] == words[layout.TAIL] and said <= taken
         return kind
 
     def hostile_words(self) -> tuple[int, ...]:
@@ -309,7 +314,7 @@ class Campaign:
             number += 1
             home = Home(path)
             prepare(home)
-            (home.incoming / FOREIGN).write_bytes(b"somebody else's")
+            (home.incoming / FOREIGN).write_bytes(MetricsFrame(1, 1, TIME_NS, {"evil": 1.0}).pack())
             queues = [Queue(directory=home.queues / name, allow_pickle=False) for name in ("send", "settle")]
             writer = Writer(home, Ledger(home.ledger), *queues)
             try:
@@ -339,11 +344,14 @@ class Campaign:
         damage = "none" if chance.random() < 0.5 else client.damage()
         if damage == "none":
             client.ring.close()
-        before = losses(home.ledger)
+        before, unreadable = losses(home.ledger), left_out(home.ledger)
         began = time.monotonic()
         self.read(home, writer, client.ring.path)
         self.seconds_of_a_ring = max(self.seconds_of_a_ring, time.monotonic() - began)
         self.judge(home, client, damage, before)
+        new = left_out(home.ledger) - unreadable
+        demand(losses(home.ledger) - before >= new, f"{new} frames made no sense, and not all of them are counted")
+        self.counts["hostile contents left out"] += new
         self.counts["frames"] += client.frames
         self.counts["hostile contents"] += client.hostile
         self.counts["rings"] += 1
@@ -371,7 +379,10 @@ class Campaign:
             rest = iter(client.good)
             demand(all(point in rest for point in recorded), "what was recorded was not said so, or not in this order")
             left = len(client.good) - len(recorded)
-            seen = client.ring.path.exists()  # a file that is no ring: it stays where it is, and the log names it
+            self.counts["rings made to look empty"] += client.looks_empty
+            seen = (
+                client.looks_empty or client.ring.path.exists()
+            )  # a file that is no ring: it stays where it is, and the log names it
             at_least = (
                 left if damage in ("flip", "torn") else min(left, 1)
             )  # else the numbers of the header may be damaged
@@ -403,6 +414,12 @@ def losses(ledger: Path) -> int:
     """What `status` says was left out."""
     with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as rows:
         return int(rows.execute("SELECT coalesce(sum(count), 0) FROM losses").fetchone()[0])
+
+
+def left_out(ledger: Path) -> int:
+    """Frames that the writer says made no sense."""
+    with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as rows:
+        return int(rows.execute("SELECT count(*) FROM events WHERE kind = 'unreadable'").fetchone()[0])
 
 
 def main(arguments: list[str]) -> int:

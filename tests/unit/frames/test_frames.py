@@ -120,7 +120,7 @@ def test_a_large_frame_holds_what_may_be_large_and_no_other_large_frame(kind: in
     ],
 )
 def test_what_no_portal_takes_is_no_frame(kind: FrameType, values: tuple[object, ...]) -> None:
-    with pytest.raises(ValueError, match="shape|names"):
+    with pytest.raises(ValueError, match=r"shape|names"):
         unpack(kind, msgpack.packb(values))
 
 
