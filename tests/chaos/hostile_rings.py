@@ -209,7 +209,7 @@ class HostileClient:
     def _large_frame(self) -> tuple[int, bytes]:
         if self.chance.random() < 0.3:
             return FrameType.LARGE, self._fields([3, self._file()], keep_index=False)
-        return FrameType.LARGE, pack_large(self.chance.choice(list(FrameType)), self._file())
+        return FrameType.LARGE, pack_large(self.chance.choice([FrameType.METRICS] * 8 + list(FrameType)), self._file())
 
     def _file(self) -> str:
         """A name in ``incoming``: another's file, a folder, a pipe, a link, nothing, itself."""
