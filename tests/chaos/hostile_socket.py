@@ -73,8 +73,12 @@ class Attack:
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(10)
-        connection.connect(self.address)
+        try:
+            connection.settimeout(10)
+            connection.connect(self.address)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def one(self) -> None:
@@ -114,9 +118,8 @@ class Attack:
         )[pick]  # fmt: skip
 
     def _beginning(self) -> None:
-        connection = self.connect()
+        self.keep(connection := self.connect())
         connection.sendall(struct.pack(">I", 60_000) + bytes(self.chance.randrange(59_000)))
-        self.keep(connection)
 
     def _nothing(self) -> None:
         self.keep(self.connect())
@@ -175,21 +178,18 @@ class Attack:
         self._say(encode({"v": PROTOCOL_VERSION, "op": "flush", "ring": b"?" * 16, "sequence": 2**62}), hear=False)
 
     def _never_reads(self) -> None:
-        connection = self.connect()
+        self.keep(connection := self.connect())
         connection.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             for _ in range(self.chance.choice((2, 8, 3000))):
                 connection.sendall(encode({"v": PROTOCOL_VERSION, "op": "status"}))
-        self.keep(connection)
 
     def _waits_for_ever(self) -> None:
-        connection = self.connect()
+        self.keep(connection := self.connect())
         message = {"v": PROTOCOL_VERSION, "op": "flush", "ring": b"?" * 16, "sequence": 2**62, "timeout": 1e300}
         connection.sendall(encode(message))
         if self.chance.random() < 0.9:
             connection.close()
-        else:
-            self.keep(connection)
 
 
 _KINDS: tuple[Callable[[Attack], None], ...] = tuple(
