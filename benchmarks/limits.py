@@ -1,10 +1,11 @@
 """A job that logs five times as much as fits: what is used meanwhile, against each limit, and what the job feels of it.
 
-    python -m benchmarks limits [--json FILE] [--plot FILE.png] [--quick]
+    python -m benchmarks limits [--json FILE] [--plot FILE.png] [--quick] [--rounds N]
 
 The portal (scripted, over a real socket) takes nothing at first, and all from the first pause on plus ``--outage`` seconds. The
 job does steps of about a millisecond of arithmetic and 10 log calls of eight metrics. Usage is looked at
 from outside every 20 ms: sizes of ledger, log and spool; rings; resident memory of writer and sender without what they share.
+Then a limit is crossed again and again at a known instant (`limit_reaction`): how soon logging pauses, and resumes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import psutil
 
 from benchmarks.environments import PLOT, Unavailable, python_of
+from benchmarks.limit_reaction import reactions
 from benchmarks.machine import describe
 from seclea.client.status import status
 from tests.contract.fault_portal import Answer
@@ -202,10 +204,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--plot", type=Path, help="draw usage against the limits there (PNG)")
     parser.add_argument("--quick", action="store_true", help="a fifth of it")
     parser.add_argument("--outage", type=float, default=3.0, help="seconds from the first pause on without a portal")
+    parser.add_argument(
+        "--rounds", type=int, help="how often a limit is crossed to see when logging pauses (10; 0: not)"
+    )
     options = parser.parse_args(arguments)
+    rounds = options.rounds if options.rounds is not None else 3 if options.quick else 10
     # 168 bytes of ledger for a call of eight metrics
     steps = 5 * DISK // 168 // BURST // (5 if options.quick else 1)
     found = measure(steps, options.outage)
+    found["reactions"] = reactions(rounds) if rounds else {}
     print(json.dumps({name: value for name, value in found.items() if name != "samples"}, indent=1))
     if options.json:
         options.json.write_text(json.dumps(found), "utf-8")

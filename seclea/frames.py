@@ -5,7 +5,9 @@ Rule 1  A ring is private to one client process; `Stream` frames number the stre
 Rule 2  A frame says only what the client knows. Sequence numbers in a stream, run names, numbers of states and the
         chain are the writer's, given in ring order, so they come out the same when a ring is read again.
 Rule 3  A payload that is large stands in a file of the spool's ``incoming`` directory; the frame carries its name.
-Rule 4  Log calls with the same names again and again say the names once (KEYS), and then numbers only (POINTS: not msgpack,
+Rule 4  What `unpack` returns has the shape that a client gives it, whatever stood in the frame: a name or a count that no
+        portal takes would have a whole batch refused.
+Rule 5  Log calls with the same names again and again say the names once (KEYS), and then numbers only (POINTS: not msgpack,
         but a C struct in the machine's own byte order; a ring never leaves the machine).
 """
 
@@ -20,10 +22,16 @@ from typing import Any
 
 import msgpack
 
+from seclea.entities import RunStatus
+from seclea.records import MAX_KEY_CHARACTERS, RecordKind
+
 MAX_FRAME_BYTES = 64 * 1024  # larger values travel as files of their own
 MAX_STREAMS = 65_536  # per ring
 MAX_KEY_SETS = 256  # per ring; log calls with yet other names say them each time
 MAX_KEYS_OF_SET = 512
+MAX_COUNT = 1 << 48  # of things left out; more is damage, not a count
+_MAX_NAME = 200  # bytes of a file's name: file systems refuse over 255, and that would be tried again for ever
+_MAX_DETAIL = 10_000
 POINTS_HEAD = struct.Struct("=II")  # stream index, number of the key set: the same in all calls of a series
 
 
@@ -165,9 +173,16 @@ def unpack_large(payload: bytes) -> tuple[FrameType, str]:
         ValueError: malformed.
     """
     frame_type, name = _unpack(payload, 2)
-    if not isinstance(name, str) or not name.isalnum():
+    if not _is_file_name(name):
         raise ValueError("a large frame without a file name")
+    if frame_type not in _IN_FILES:
+        raise ValueError(f"a large frame of type {frame_type}")
     return FrameType(frame_type), name
+
+
+def is_own_file(name: str, ring: bytes) -> bool:
+    """Whether a file of ``incoming`` may be this ring's: its client begins each name with the ring's id."""
+    return len(name) <= 32 or name.startswith(ring.hex())
 
 
 def unpack(frame_type: int, payload: bytes) -> Frame:
@@ -178,25 +193,54 @@ def unpack(frame_type: int, payload: bytes) -> Frame:
     """
     if frame_type == FrameType.METRICS:
         index, step, time_ns, metrics = _unpack(payload, 4)
+        if not isinstance(metrics, dict) or not metrics or not all(map(_is_key, metrics)):
+            raise ValueError("a log call with other names than metrics have")
         return MetricsFrame(index, step, time_ns, metrics)
     if frame_type == FrameType.KEYS:
         index, number, keys = _unpack(payload, 3)
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or type(number) is not int:
+        if not isinstance(keys, list) or not all(map(_is_key, keys)) or type(number) is not int:
             raise ValueError("a key set of another shape")
         return KeysFrame(index, number, tuple(keys))
     if frame_type == FrameType.STREAM:
         index, uuid, destination, project, run, rank, limits, ca_bundle = _unpack(payload, 8)
+        _check(0 <= index < MAX_STREAMS and type(uuid) is bytes and len(uuid) == 16, "stream")
+        _check(isinstance(destination, list) and len(destination) == 3, "destination")
+        _check(all(type(text) is str for text in (project, *destination)), "project or destination")
+        _check((run is None or type(run) is str) and type(rank) is int and 0 <= rank < 1 << 31, "run or rank")
+        _check(limits is None or isinstance(limits, dict), "limits")
+        _check(ca_bundle is None or type(ca_bundle) is str, "ca_bundle")
         return StreamFrame(index, uuid, tuple(destination), project, run, rank, limits, ca_bundle)
     if frame_type == FrameType.ENTITY:
         index, kind, entity, name = _unpack(payload, 4)
+        _check(type(kind) is str and isinstance(entity, dict) and (name is None or _is_file_name(name)), "entity")
         return EntityFrame(index, kind, entity, name)
     if frame_type == FrameType.FINISH:
         index, status, time_ns = _unpack(payload, 3)
+        _check(status in _STATUSES and type(time_ns) is int and 0 <= time_ns < 1 << 63, "status or time")
         return FinishFrame(index, status, time_ns)
     if frame_type == FrameType.TOMBSTONE:
         index, kind, count, reason, detail = _unpack(payload, 5)
+        _check(kind in _KINDS and type(count) is int and 0 < count < MAX_COUNT and reason == "dropped", "tombstone")
+        _check(type(detail) is str and len(detail) <= _MAX_DETAIL, "detail")
         return TombstoneFrame(index, kind, count, reason, detail)
     raise ValueError(f"unknown frame type {frame_type}")
+
+
+_IN_FILES = frozenset({FrameType.STREAM, FrameType.ENTITY, FrameType.METRICS})
+_STATUSES, _KINDS = tuple(RunStatus), tuple(RecordKind)
+
+
+def _check(is_right: bool, what: str) -> None:
+    if not is_right:
+        raise ValueError(f"a {what} of another shape")
+
+
+def _is_key(name: Any) -> bool:
+    return type(name) is str and 0 < len(name) <= MAX_KEY_CHARACTERS and "\0" not in name
+
+
+def _is_file_name(name: Any) -> bool:
+    return type(name) is str and name.isascii() and name.isalnum() and len(name) <= _MAX_NAME
 
 
 def _pack(value: tuple[Any, ...]) -> bytes:

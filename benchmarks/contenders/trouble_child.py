@@ -94,6 +94,7 @@ def fill_for(directory: Path, seconds: float) -> None:
                 file.write(bytes(1 << 16))
         except OSError:
             pass
+    # The length of the trouble is what is measured against: it is a span of time, and not a wait for something.
     script = f"import os, time; time.sleep({seconds}); os.unlink({str(filler)!r})"
     subprocess.Popen([sys.executable, "-S", "-c", script], start_new_session=True)
 

@@ -9,10 +9,14 @@ Rule 2  Interim replies (102, 103) are passed over. http.client would take the f
 
 from __future__ import annotations
 
+import fcntl
 import http
 import http.client
 import io
+import select
 import socket
+import struct
+import termios
 import time
 from typing import Any
 
@@ -24,10 +28,7 @@ class PacedResponse(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        timeout = sock.gettimeout()
-        if timeout is not None:
-            # At this point nothing has been read, so the buffer that is left behind is empty.
-            self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), timeout))
+        self._sock = sock
 
     def _read_status(self) -> tuple[str, int, str]:
         """Called by the base class, which passes over 100 itself."""
@@ -38,10 +39,39 @@ class PacedResponse(http.client.HTTPResponse):
             http.client.parse_headers(self.fp)
 
     def begin(self) -> None:
-        """Called by the base class."""
+        """Called by the connection, which closes the response where this fails."""
+        timeout = self._sock.gettimeout()
+        if timeout is not None:
+            await_sent(self._sock, timeout)
+            # At this point nothing has been read, so the buffer that is left behind is empty.
+            self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), timeout))
         super().begin()
         if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
             self.will_close = True  # we asked for no other protocol, and speak none
+
+
+def await_sent(sock: socket.socket, timeout: float) -> None:
+    """Wait until a reply begins, as long as the request still goes over the line.
+
+    Raises:
+        TimeoutError: nothing came, and nothing went, for ``timeout`` seconds.
+    """
+    waiting = select.poll()
+    waiting.register(sock, select.POLLIN)
+    before = unsent_bytes(sock)
+    while not waiting.poll(1000 * timeout):
+        left = unsent_bytes(sock)
+        if left >= before:
+            raise TimeoutError("timed out")
+        before = left
+
+
+def unsent_bytes(sock: socket.socket) -> int:
+    """What the kernel has of what was sent, and the other end has not acknowledged; 0 where it does not say."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return 0
 
 
 class _PacedReader(io.RawIOBase):

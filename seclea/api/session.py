@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import math
 import os
 import ssl
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -77,6 +79,7 @@ class Session:
         ca_bundle: PEM file of the authority to trust instead of the usual ones.
         connect_timeout_seconds: until a connection stands.
         read_timeout_seconds: of each send and receive; `request` can set another.
+        within_seconds: of all requests together, from now on; one that would begin later is not made.
         trust_env_proxies: whether proxies of the environment are used.
     Raises:
         ConfigurationError: no usable address, or plain http to another machine.
@@ -90,6 +93,7 @@ class Session:
         ca_bundle: str | None = None,
         connect_timeout_seconds: float = 5,
         read_timeout_seconds: float = 30,
+        within_seconds: float = math.inf,
         trust_env_proxies: bool = True,
     ) -> None:
         self.base_url = "http://localhost" if unix_socket is not None else base_url.rstrip("/")
@@ -97,6 +101,7 @@ class Session:
         self._unix_socket = unix_socket
         self._connect_timeout = connect_timeout_seconds
         self._read_timeout = read_timeout_seconds
+        self._until = time.monotonic() + within_seconds
         host = _checked_host(self.base_url)
         environ_bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         # Whether it is there is seen at each request: a sender that cannot be made would leave its other portals alone, too.
@@ -146,7 +151,10 @@ class Session:
         sent = dict(headers or {})
         if kind := content_type or body.content_type:
             sent["Content-Type"] = kind
-        read_timeout = self._read_timeout if timeout is None else timeout
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise NotReached(f"{self.name} does not answer in time.")
+        read_timeout = min(left, self._read_timeout if timeout is None else timeout)
         handled = sys.exc_info()[1]
         try:
             response = self._client().request(

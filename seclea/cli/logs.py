@@ -44,7 +44,7 @@ def show_logs(names: Sequence[str], lines: int, level: str, *, follow: bool) -> 
                 for one in followed:
                     for _, text in _dated(one.new_lines(), level):
                         print(text, flush=True)
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_LOOK_SECONDS)  # a poll: a file tells nobody that it grew
     finally:
         for one in followed:
             one.close()

@@ -81,7 +81,7 @@ def stop_all(timeout_seconds: float, home: Home | None = None) -> int:
                 told = identity_of(answer["pid"]) if answer else None
         elif not is_alive(told):
             break  # what is there now was started since then, by a job that needs it
-        time.sleep(0.02)
+        time.sleep(0.02)  # a poll with a deadline: nobody tells of the end of a process that is not our child
     if home.path.exists():
         if not EmbeddedPortal(home).stop():  # left up by itself, by --keep or `seclea ui`
             print(f"The portal did not leave; see {home.logs / 'portal.log'}.", file=sys.stderr)
@@ -138,7 +138,7 @@ def _ask_a_writer(message: dict[str, Any]) -> dict[str, Any]:
     while time.monotonic() < deadline:
         if (answer := ask(home, message, 5.0)) is not None:
             return answer
-        time.sleep(0.05)
+        time.sleep(0.05)  # a poll with a deadline: a writer that starts has nobody to tell it to yet
     raise PipelineError("The background writer does not start.", f"Look at {home.logs / 'writer.log'}.")
 
 

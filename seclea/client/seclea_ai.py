@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 1.5  # for a parent that is not known here
 MAX_RESULTS = 10_000  # metrics of a run that is recorded in one call
-_LOGIN_SECONDS = 3.0  # a portal that does not answer at once must not hold up the start of a job
+_LOGIN_SECONDS = 3.0  # for a password, which nobody can send again later
+_START_SECONDS = 0.8  # for the organization: a portal that does not answer must not hold up the start of a job
 
 
 class SecleaAI:
@@ -123,7 +124,7 @@ class SecleaAI:
     def _api(self) -> Api:
         from seclea.client.login import open_api
 
-        return open_api(self.home, self.destination, self.settings.ca_bundle, timeout_seconds=_LOGIN_SECONDS)
+        return open_api(self.home, self.destination, self.settings.ca_bundle, within_seconds=_START_SECONDS)
 
     def _quick_api(self) -> Api:
         from seclea.client.login import open_api

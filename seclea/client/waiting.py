@@ -32,10 +32,22 @@ _interrupted_at = -_TWICE_SECONDS
 
 def flush(home: Home, destination: Destination | None, timeout_seconds: float) -> Progress:
     """Wait until everything that any process handed over in this home is durable."""
+
+    def wait(showing: Showing) -> Progress:
+        return _flush(home, destination, time.monotonic() + timeout_seconds, timeout_seconds, showing)
+
+    return _shown(home, destination, wait)
+
+
+def _shown(
+    home: Home, destination: Destination | None, wait: Callable[[Showing], Progress], ends: bool = True
+) -> Progress:
+    """Wait with something to look at, also at the end unless not ``ends``; Ctrl-C leaves it to the background."""
     showing = Showing()
     try:
-        result = _flush(home, destination, time.monotonic() + timeout_seconds, timeout_seconds, showing)
-        showing.end(result)
+        result = wait(showing)
+        if ends:
+            showing.end(result)
         return result
     except KeyboardInterrupt:
         return _leave(home, destination, showing)
@@ -74,16 +86,11 @@ def complete(
 
     Shows how far it is on standard error, once it takes longer than a second and unless ``on_progress`` does.
     """
-    showing = Showing()
-    try:
-        result = _complete(home, destination, timeout_seconds, showing, on_progress)
-        if on_progress is None:
-            showing.end(result)
-        return result
-    except KeyboardInterrupt:
-        return _leave(home, destination, showing)
-    finally:
-        showing.close()
+
+    def wait(showing: Showing) -> Progress:
+        return _complete(home, destination, timeout_seconds, showing, on_progress)
+
+    return _shown(home, destination, wait, ends=on_progress is None)
 
 
 def _complete(

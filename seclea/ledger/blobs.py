@@ -14,12 +14,14 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from seclea.contract import Home
 from seclea.errors import LedgerError
@@ -86,6 +88,25 @@ class Spool:
             raise LedgerError(f"{name!r} is no name of an incoming payload.")
         return self._home.incoming / name
 
+    def open_incoming(self, name: str) -> BinaryIO:
+        """What a client wrote there, to be read.
+
+        Raises:
+            LedgerError: something else than a file stands there.
+            FileNotFoundError, OSError: it is gone, or cannot be read now.
+        """
+        try:
+            # A link is not followed, and a pipe is not waited for.
+            descriptor = os.open(self.incoming(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            raise LedgerError(f"{name} in {self._home.incoming} is no file.") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise LedgerError(f"{name} in {self._home.incoming} is no file.")
+        return os.fdopen(descriptor, "rb")
+
     def chunk_path(self, sha256: str) -> Path:
         """Where a chunk stands."""
         return self._home.chunks / sha256[:2] / sha256
@@ -102,7 +123,7 @@ class Spool:
         size = 0
         touched: set[Path] = set()
         try:
-            for data in _pieces(self.incoming(name), CHUNK_BYTES):
+            for data in _pieces(self.open_incoming(name), CHUNK_BYTES):
                 whole.update(data)
                 sha256 = hashlib.sha256(data).hexdigest()
                 with self._lock:
@@ -162,8 +183,7 @@ class Spool:
 
     def delete_incoming(self, name: str) -> None:
         """An incoming file is in the spool now (or refused)."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.incoming(name))
+        _remove(self.incoming(name))
 
     def sweep_ring(self, ring: bytes, waiting: set[str]) -> None:
         """Delete what stands in ``incoming`` for a ring that is gone: left by a writer that died before it could.
@@ -173,7 +193,7 @@ class Spool:
         """
         for path in self._home.incoming.glob(f"{ring.hex()}*"):
             if path.name not in waiting:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def read(self, sha256: str) -> bytes:
         """A chunk's bytes.
@@ -205,21 +225,27 @@ class Spool:
         for directory in filter(Path.is_dir, self._home.chunks.iterdir()):
             for path in directory.iterdir():
                 if path.name.endswith(".new") or not is_known(path.name):
-                    path.unlink(missing_ok=True)
+                    _remove(path)
                     swept += 1
         horizon = time.time() - _ABANDONED_SECONDS
         for path in self._home.incoming.iterdir():
             if path.name in waiting or path.name[:RING_CHARACTERS] in rings:
                 continue
             if path.lstat().st_mtime < horizon:
-                path.unlink(missing_ok=True)
+                _remove(path)
                 swept += 1
         return swept
 
 
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
+def _remove(path: Path) -> None:
+    """Delete a file. A folder is nobody's of ours: it stays, and nothing waits for it."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        os.unlink(path)
+
+
+def _pieces(opened: BinaryIO, size: int) -> Iterator[bytes]:
     """A file in pieces of ``size`` bytes; an empty file is one empty piece."""
-    with open(path, "rb") as file:
+    with opened as file:
         first = True
         while True:
             data = file.read(size)

@@ -97,7 +97,7 @@ def hold_folder(config: PortalConfig) -> Iterator[None]:
                 raise AlreadyServed(
                     f"Another portal serves {config.data}.", f"Its address is in {config.address_path}."
                 ) from None
-            time.sleep(0.05)
+            time.sleep(0.05)  # a poll with a deadline: whoever holds the lock is about to write its address, or to die
     try:
         yield
     finally:
@@ -233,7 +233,7 @@ async def _run(
         for server, listener in zip(servers, (owner_socket, port_socket), strict=True)
     ]
     while not all(server.started for server in servers) and not any(task.done() for task in running):
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.002)  # a poll: uvicorn tells nobody that it has started
     write_address(portal, socket_path)
     logger.info("the portal of %s is at %s", portal.config.data, portal.url)
     if announce is not None:

@@ -133,10 +133,14 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 class MessageBuffer:
-    """Bytes in, whole messages out."""
+    """Bytes in, whole messages out; of at most ``most_bytes`` each."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._bytes = bytearray()
+        self._most_bytes = most_bytes
+
+    def __len__(self) -> int:
+        return len(self._bytes)
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """The messages that are complete now.
@@ -148,7 +152,7 @@ class MessageBuffer:
         messages = []
         while len(self._bytes) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._bytes)
-            if length > MAX_MESSAGE_BYTES:
+            if length > self._most_bytes:
                 raise ValueError(f"a message of {length} bytes")
             if len(self._bytes) < _LENGTH.size + length:
                 break

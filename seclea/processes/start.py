@@ -108,7 +108,7 @@ def replace_writer(home: Home, timeout_seconds: float = 5.0) -> None:
         with contextlib.suppress(PipelineError):  # it does not answer: it may be the one that died
             if ask(home, {"op": "status"}, _ANSWER_SECONDS) is not None:
                 return
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)  # a poll with a deadline: the new writer tells nobody that it listens
 
 
 def _reap(child: subprocess.Popen[bytes]) -> None:

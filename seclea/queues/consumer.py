@@ -23,6 +23,7 @@ from seclea.queues.layout import (
     HEADER_BYTES,
     IDENTITY,
     LARGEST_CAPACITY,
+    LARGEST_SEQUENCE,
     LENGTH_MASK,
     MAGIC,
     PAGE,
@@ -45,8 +46,8 @@ class Consumer:
         identity = IDENTITY.unpack_from(memory)
         self.capacity_bytes: int = identity[3]
         self.ring_id: bytes = identity[4]
-        self.pid: int = identity[5]
-        self.start_ticks: int = identity[6]
+        self.pid: int = identity[5] & 0x7FFFFFFF  # no pid has more bits; what a flipped one says must fit a row
+        self.start_ticks: int = identity[6] & (1 << 63) - 1  # likewise
         self.boot: bytes = identity[7]
         self.path = path
         self._descriptor = descriptor
@@ -155,7 +156,7 @@ class Consumer:
         if self.capacity_bytes - offset < FRAME_BYTES:
             offset = 0
         sequence = int(FRAME.unpack_from(self._memory, offset + HEADER_BYTES)[2])
-        return sequence if sequence <= self._words[TAIL_SEQUENCE] + 1 else 0
+        return sequence if sequence <= min(self._words[TAIL_SEQUENCE] + 1, LARGEST_SEQUENCE) else 0
 
     def commit(self) -> None:
         """Everything that `read` returned is safe now: the producer may use its place again."""

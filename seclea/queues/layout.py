@@ -35,6 +35,7 @@ U32 = 0xFFFFFFFF
 LARGEST_PAYLOAD = 1 << 20  # larger values belong in a segment or file of their own
 PAGE = 4096  # capacities are whole pages
 LARGEST_CAPACITY = 1 << 40  # anything above is damage, not a ring
+LARGEST_SEQUENCE = 1 << 62  # likewise: 146 years of a million frames a second
 
 # Indices of 8-byte words. The producer's cache line starts at byte 512, the consumer's at byte 1024.
 HEAD, HEAD_SEQUENCE, STATE, DROPPED = 64, 65, 66, 67

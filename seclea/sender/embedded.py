@@ -92,7 +92,7 @@ class EmbeddedPortal:
             if time.monotonic() > deadline:
                 return False
             self._call("POST", "/internal/stop")  # nobody hears it while the portal is starting: asked again
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_LOOK_SECONDS)  # a poll with a deadline: a lock tells nobody of its end
         return True
 
     def make_organization(self, name: str) -> bool:

@@ -128,6 +128,8 @@ class WriterProcess:
         op = message.get("op")
         if op == "flush":
             ring = message.get("ring")
+            if ring is not None and type(ring) is not bytes:
+                raise ValueError(f"no ring: {ring!r:.80}")
             if ring is None:  # others may log for ever: what stands in the rings at the first look
                 done = self.writer.flushed_up_to(message.setdefault(_MARKS, self.writer.marks()))
             else:
@@ -142,17 +144,23 @@ class WriterProcess:
             granted = account.reserve(str(message["name"]), int(message["bytes"]), int(message["least"]))
             return {"granted": granted, "limit": account.limits.disk}
         if op == "resume":
-            retried = self.writer.lift_holds(message.get("destination"), retry=bool(message.get("retry")))
+            destination = message.get("destination")
+            if destination is not None and type(destination) is not int:
+                raise ValueError(f"no destination: {destination!r:.80}")
+            retried = self.writer.lift_holds(destination, retry=bool(message.get("retry")))
             self.writer.last_work = time.monotonic()
             return {"ok": True, "again": retried.again, "left": retried.left}
         if op == "dismiss":
+            records = message["records"]  # None, which is all of them, has to be said
+            if records is not None and not (isinstance(records, list) and all(type(one) is int for one in records)):
+                raise ValueError(f"no records: {records!r:.80}")
             with self.writer.ledger.transaction():
-                return {"dismissed": self.writer.ledger.dismiss(message.get("records"))}
+                return {"dismissed": self.writer.ledger.dismiss(records)}
         if op == "stop":
             self.stopping = True
             self._stop_portal = bool(message.get("portal"))
             return {"ok": True, "pid": os.getpid()}
-        return {"error": f"The writer knows no {op!r}."}
+        return {"error": f"The writer knows no {op!r:.80}."}
 
     def status(self) -> dict[str, Any]:
         """What only the running writer knows; the rest is in the ledger."""

@@ -83,6 +83,27 @@ def limits_from(value: Mapping[str, Any] | None) -> Limits:
     return Limits(**known)
 
 
+def checked_settings(value: Any) -> dict[str, Any]:
+    """What a client said of its limits and idle timeout, as a dict of its own.
+
+    Raises:
+        ValueError: something that cannot be one; the writer would stumble over it at every look.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError("no map")
+    said = dict(value)
+    for name, default in {**Limits().to_json(), "idle_timeout_seconds": 60.0}.items():
+        one = said.get(name, default)
+        kinds = (int, float) if type(default) is float else (type(default),)
+        is_right = type(one) in kinds and (type(one) is str or 0 <= one < 2**62)
+        if not is_right or (name == "resume_below" and not 0 < one <= 1):
+            raise ValueError(f"{name} cannot be {one!r:.80}")
+    for name in ("files", "fixed"):
+        if not all(type(one) is str and "\0" not in one for one in said.get(name) or ()):
+            raise ValueError(f"{name} is no list of texts")
+    return said
+
+
 def pause_reason(usage: Usage, limits: Limits, paused: bool) -> str | None:
     """Why logging has to pause now, or None. Once paused it takes ``resume_below`` of a limit to go on."""
     share = limits.resume_below if paused else 1.0

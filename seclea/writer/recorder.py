@@ -21,6 +21,7 @@ from typing import Any
 from seclea.contract import Destination
 from seclea.entities import ENTITY_TYPES, Kind, Project
 from seclea.frames import (
+    MAX_COUNT,
     MAX_KEYS_OF_SET,
     POINTS_HEAD,
     EntityFrame,
@@ -30,6 +31,7 @@ from seclea.frames import (
     MetricsFrame,
     StreamFrame,
     TombstoneFrame,
+    is_own_file,
     points_columns,
     points_struct,
     unpack,
@@ -53,6 +55,7 @@ from seclea.records import (
 )
 from seclea.writer.bodies import entity_body, finish_body
 from seclea.writer.entity_rows import EntityRows
+from seclea.writer.limits import checked_settings
 from seclea.writer.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -86,7 +89,9 @@ class Recorder:
         self.touched: set[int] = set()
         self.sealed: list[int] = []
         noted = ledger.meta(_SETTINGS)
-        self.settings: dict[str, Any] | None = json.loads(noted) if noted else None
+        self.settings: dict[str, Any] | None = None
+        with contextlib.suppress(ValueError):  # what an earlier version noted without a look
+            self.settings = checked_settings(json.loads(noted)) if noted else None
 
     def forget(self) -> None:
         """Drop everything remembered: the transaction was rolled back."""
@@ -171,7 +176,11 @@ class Recorder:
         """A ring is over, and ``count`` log calls in all are in no record of it: a tombstone for those without one yet."""
         streams = self._streams(ring, pid)
         count -= self._ledger.dropped_of_ring(ring)
-        if count > 0 and streams:
+        if count >= MAX_COUNT:  # damage; that something is lost is all that it says
+            count = 1
+        if count > 0 and not streams:
+            self._ledger.add_event("left out", f"ring {ring.hex()}: {why}", reason=reason, count=count)
+        elif count > 0:
             # Of which stream they were died with the process; it is the run's, most likely.
             stream = max(streams.values(), key=lambda one: (one.run is not None, one.id))
             self._take_tombstone(ring, stream, TombstoneFrame(0, "metrics", count, reason, why))
@@ -205,7 +214,10 @@ class Recorder:
     def _take_frame(self, ring: bytes, streams: dict[int, Stream], frame_type: int, payload: bytes) -> None:
         if frame_type == FrameType.LARGE:
             inner, name = unpack_large(payload)
-            payload = self._spool.incoming(name).read_bytes()
+            if not is_own_file(name, ring):
+                raise ValueError(f"a large frame in the file {name} of another process")
+            with self._spool.open_incoming(name) as file:
+                payload = file.read()
             self._take_frame(ring, streams, inner, payload)
             self.discarded.append(name)
             return
@@ -215,11 +227,15 @@ class Recorder:
         elif isinstance(frame, StreamFrame):
             streams[frame.index] = self._open_stream(ring, frame)
         elif isinstance(frame, EntityFrame):
+            if frame.payload is not None and not is_own_file(frame.payload, ring):
+                raise ValueError(f"a payload in the file {frame.payload} of another process")
             self._take_entity(streams[frame.index], frame)
         elif isinstance(frame, FinishFrame):
             self._take_finish(streams[frame.index], frame)
         elif isinstance(frame, TombstoneFrame):
             self._take_tombstone(ring, streams[frame.index], frame)
+        else:
+            raise ValueError(f"no frame of type {frame_type} stands here")
 
     def _take_metrics(self, streams: dict[int, Stream], payload: bytes) -> None:
         frame = unpack(FrameType.METRICS, payload)
@@ -300,8 +316,13 @@ class Recorder:
     def _open_stream(self, ring: bytes, frame: StreamFrame) -> Stream:
         destination = self._ledger.destination(Destination(*frame.destination), frame.ca_bundle)
         if frame.limits is not None:
-            self.settings = dict(frame.limits)
-            self._ledger.set_meta(_SETTINGS, json.dumps(self.settings))
+            try:
+                said = checked_settings(frame.limits)
+            except ValueError as error:  # the stream is none the worse
+                log.error("ring %s: limits that are none: %s", ring.hex(), error)
+            else:
+                self.settings = said
+                self._ledger.set_meta(_SETTINGS, json.dumps(said))
         row = self._ledger.find_entity(Kind.PROJECT, None, destination=destination, name=frame.project)
         fresh = None
         if row is None:
@@ -309,6 +330,9 @@ class Recorder:
             self._entities.insert(fresh.to_json(), Kind.PROJECT, destination, None, None)
         project = row["uuid"] if row is not None else fresh.uuid if fresh else ""
         number = self._ledger.add_stream(frame.uuid, ring, frame.index, destination, project, frame.run, frame.rank)
+        known = self._ledger.stream_row(number)
+        if (known["ring"], known["ring_index"]) != (ring, frame.index):
+            raise ValueError("a stream that another one is already")
         stream = Stream(number, frame.uuid, destination, project, frame.run, frame.rank, 0)
         stream.sequence, _ = self._ledger.lane(number, Lane.ORDERED)
         if fresh is not None:
@@ -413,6 +437,8 @@ class Recorder:
             stream = next(iter(streams.values()))
             self._close_batch(stream)
             self._take_tombstone(ring, stream, TombstoneFrame(0, kind, 1, "damaged", why[:500]))
+        else:
+            self._ledger.add_event("left out", f"ring {ring.hex()}: {why[:500]}", reason="damaged")
 
     # -- bodies and payloads -------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class WaitingRoom:
                 self.stopping = True
                 return {"ok": True, "pid": os.getpid()}
             case op:
-                return {"error": f"The writer cannot answer {op!r}: {self._reason}"}
+                return {"error": f"The writer cannot answer {op!r:.80}: {self._reason}"}
 
 
 def open_writer(home: Home) -> Writer:

@@ -124,7 +124,10 @@ class Writer:
         for ring_id, ring in list(self.rings.items()):
             try:
                 if not ring.has_more and (ring.closed_by_producer or not ring.producer_alive()) and not ring.has_more:
-                    self._let_go(ring_id, ring)
+                    if ring.last_sequence > ring.committed:  # never so but by damage: the frame stands first, then this
+                        self._quarantine(ring_id, ring)
+                    else:
+                        self._let_go(ring_id, ring)
                 elif ring.is_damaged and not ring.producer_alive():
                     self._quarantine(ring_id, ring)
             except TROUBLE as error:
@@ -167,6 +170,12 @@ class Writer:
             return
         except (OSError, MemoryError) as error:  # out of descriptors or memory: later, perhaps
             log.warning("ring %s cannot be opened: %s", path, error)
+            return
+        if path.stem != ring.ring_id.hex() or ring.ring_id in self.rings:
+            # Under another's name frames that are recorded already would be recorded again.
+            log.error("ring %s is not what its name says, or is there twice", path)
+            self._unreadable.add(path)
+            ring.abandon_after_fork()
             return
         ring.set_paused(self.gate.pauses.mark)
         self.rings[ring.ring_id] = ring

@@ -2,8 +2,9 @@
 
 Rule 1  Each request is read whole before the proxy decides, by `FaultProxy.rule`, what becomes of it and of its reply. So
         a byte k can be hit exactly, and a reply be lost after the portal has certainly acted.
-Rule 2  Nothing here waits for time to pass. What takes its time on a line goes piece by piece, and `Trouble.before_piece`
-        says when the next one goes: it moves a virtual clock, or waits until the client has taken the last one.
+Rule 2  What takes its time on a line goes piece by piece. How long (`Trouble.delay_seconds`, `bytes_per_second`) is said
+        to `FaultProxy.wait`, which sleeps; a test puts there what moves a virtual clock, or waits for something to
+        happen. `Trouble.before_piece` says when the next piece of a reply goes.
 Rule 3  `down`, `deaf` and `up` are the whole machine: refused connections, or ones that never come about.
 """
 
@@ -22,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.contract.fault_portal import Asked, unused_port
 
 _RECEIVE_BYTES = 65536
+_PACKET_BYTES = 1400
 Certificate = tuple[Path, Path]
 
 
@@ -38,7 +40,10 @@ class Trouble:
         then: further bytes, sent when the client's next request is here (and in place of its reply).
         reaches_portal: whether the portal gets the request where the client gets an ``answer`` or nothing.
         silent: the client hears nothing until it hangs up (a half-open connection).
-        piece_bytes: how many bytes go at once, of the request and of the reply; 0: all.
+        piece_bytes: how many bytes go at once, of the request and of the reply; 0: all, or a packet's worth of them
+            where `bytes_per_second` is set.
+        delay_seconds: before each piece, of the request and of the reply.
+        bytes_per_second: how fast each goes; 0: at once.
         before_piece: called before each piece of the reply.
     """
 
@@ -50,6 +55,8 @@ class Trouble:
     reaches_portal: bool = True
     silent: bool = False
     piece_bytes: int = 0
+    delay_seconds: float = 0.0
+    bytes_per_second: float = 0.0
     before_piece: Callable[[], None] | None = None
 
 
@@ -74,6 +81,9 @@ def http(status: int, body: bytes = b"", **headers: str) -> bytes:
 class FaultProxy:
     """The proxy. ``asked`` holds every request that came, ``close`` leaves no thread and no socket.
 
+    Attributes:
+        rule: what becomes of a request.
+        wait: lets the seconds pass that a piece takes on its way; returns at the latest when the proxy is closed.
     Args:
         portal: host and port of what is behind it.
         certificate: (chain, key) to speak TLS with; `certificate` may be changed, for connections from then on.
@@ -85,6 +95,8 @@ class FaultProxy:
         self.rule: Rule = lambda _: None
         self.asked: list[Asked] = []
         self.troubled = 0
+        self._gone = threading.Event()
+        self.wait: Callable[[float], object] = self._gone.wait
         self._lock = threading.Lock()
         self._closed = threading.Condition(self._lock)  # a connection was
         self._open: set[socket.socket] = set()
@@ -146,6 +158,7 @@ class FaultProxy:
     def close(self) -> None:
         """Leave nothing."""
         self._closing = True
+        self._gone.set()
         self.down()
         self._is_up.set()
         self._acceptor.join()
@@ -233,7 +246,7 @@ class FaultProxy:
                 return
             reply: bytes | None = b""
             if trouble.reaches_portal:
-                for piece in _pieces(request, trouble.piece_bytes):
+                for piece in self._pieces(request, trouble):
                     portal.sendall(piece)
                 reply = _read_message(portal, is_reply=True, has_body=asked.method != "HEAD")
             if trouble.silent:
@@ -248,13 +261,23 @@ class FaultProxy:
                 client.sendall(reply[: trouble.reply_bytes])
                 _reset(client, portal)
                 return
-            for piece in _pieces(trouble.interim + reply, trouble.piece_bytes):
+            for piece in self._pieces(trouble.interim + reply, trouble):
                 if trouble.before_piece is not None:
                     trouble.before_piece()
                 client.sendall(piece)
             pending = trouble.then
             if trouble.answer is not None and pending is None:
                 return
+
+    def _pieces(self, message: bytes, trouble: Trouble) -> Iterator[bytes]:
+        """The message piece by piece, each at its time."""
+        rate = trouble.bytes_per_second
+        size = trouble.piece_bytes or (_PACKET_BYTES if rate else max(len(message), 1))
+        for start in range(0, len(message), size):
+            piece = message[start : start + size]
+            if seconds := trouble.delay_seconds + (len(piece) / rate if rate else 0.0):
+                self.wait(seconds)
+            yield piece
 
 
 @contextlib.contextmanager
@@ -278,11 +301,6 @@ def _reset(*connections: socket.socket) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with contextlib.suppress(OSError):
             socket.socket.shutdown(connection, socket.SHUT_RD)
-
-
-def _pieces(message: bytes, size: int) -> Iterator[bytes]:
-    for start in range(0, len(message), size or max(len(message), 1)):
-        yield message[start : start + (size or len(message))]
 
 
 def _read_message(connection: socket.socket, *, is_reply: bool, has_body: bool = True) -> bytes | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from seclea.api import pace
 from seclea.api.api import Api
 from seclea.api.auth import AuthService
 from seclea.api.session import Session
@@ -189,3 +193,138 @@ def test_a_reply_of_an_earlier_request_is_not_taken_for_that_of_the_next(rig: Ri
     rig.proxy.rule = lambda _: troubles.pop() if troubles else None
     assert rig.send(first).verdict is Verdict.UNKNOWN
     assert [rig.send(one).verdict for one in (first, second)] == [Verdict.DELIVERED] * 2
+
+
+# -- slow lines --------------------------------------------------------------------------------------------------------
+
+
+class VirtualClock:
+    """Seconds that pass only on the proxy's line; `pace` measures replies by it.
+
+    A piece of a reply goes when the client is about to receive it: so each finds the instant at which it is looked at.
+    """
+
+    def __init__(self, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self._looks = threading.Semaphore(0)
+        proxy.wait = self._pass
+        monkeypatch.setattr(pace, "time", self)
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        self._looks.release()
+        return self.now
+
+    def line(self, **of: Any) -> Trouble:
+        return Trouble(before_piece=lambda: self._looks.acquire(timeout=60), **of)
+
+    def hang_up(self) -> None:
+        self._looks.release(1000)
+
+
+def test_over_a_slow_line_everything_arrives_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece takes two seconds, there and back."""
+    clock = VirtualClock(rig.proxy, monkeypatch)
+    assert rig.send(rig.stone()).verdict is Verdict.DELIVERED, "the questions are behind us"
+    rig.proxy.asked.clear()
+    records = [rig.stone() for _ in range(12)]
+    rig.proxy.rule = lambda _: Trouble(delay_seconds=2, piece_bytes=300)
+    for record in records:
+        before = clock.now
+        assert rig.send(record).verdict is Verdict.DELIVERED
+        assert clock.now - before >= 8
+    rig.proxy.rule = lambda _: None
+    keys = [asked.headers["idempotency-key"] for asked in rig.proxy.asked if "idempotency-key" in asked.headers]
+    assert keys == [record.key for record in records], "each was sent once, in order"
+    assert rig.head() == rig.maker.heads[records[0].lane][0]
+
+
+@pytest.mark.parametrize(("bytes_per_second", "said"), [(1000, "no receipt"), (300, "no reply in time")])
+def test_a_reply_of_1_kb_per_second_is_not_taken_for_a_dead_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, bytes_per_second: int, said: str
+) -> None:
+    """One of 60 kB: a minute, twice the timeout. Slower than 512 bytes per second is no line at all."""
+    clock = VirtualClock(rig.proxy, monkeypatch)
+    assert rig.send(rig.stone()).verdict is Verdict.DELIVERED
+    record = rig.stone()
+    large = http(201, b'{"padding": "' + b"x" * 60_000 + b'"}')  # read to its end, and found to be no receipt
+    rig.proxy.rule = lambda _: clock.line(bytes_per_second=bytes_per_second, answer=large)
+    outcome = rig.send(record)
+    clock.hang_up()
+    assert said in outcome.detail and outcome.verdict is not Verdict.DELIVERED
+    rig.proxy.rule = lambda _: None
+    assert rig.send(record).verdict is Verdict.DELIVERED
+    assert rig.head() > record.last
+
+
+def test_a_reply_that_comes_later_than_the_timeout_is_asked_for_again_and_has_its_effect_once(rig: Rig) -> None:
+    record, following = rig.stone(), rig.stone()
+    assert rig.send(following).verdict is Verdict.GAP, "the questions are behind us"
+    count = len(rig.proxy.asked)
+    committed, given_up = threading.Event(), threading.Event()
+
+    def reply_is_here() -> None:  # and goes on when nobody waits for it any more
+        committed.set()
+        given_up.wait(60)
+
+    rig.api._session._read_timeout = 0.3
+    rig.proxy.rule = lambda _: Trouble(before_piece=reply_is_here)
+    assert rig.send(record).verdict is Verdict.UNKNOWN
+    assert committed.wait(60)
+    given_up.set()
+    rig.proxy.rule = lambda _: None
+    rig.api._session._read_timeout = 30
+    assert rig.send(record).verdict is Verdict.DELIVERED
+    first, second = rig.proxy.asked[count:]
+    assert (first.headers["idempotency-key"], first.body) == (second.headers["idempotency-key"], second.body)
+    assert rig.send(following).verdict is Verdict.DELIVERED
+
+
+def test_a_request_is_not_given_up_as_long_as_the_line_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has it all at once; the other end takes a tenth of it after each timeout."""
+    body = b"x" * 1_000_000
+    looks = threading.Semaphore(0)
+    real = pace.unsent_bytes
+
+    def unsent_bytes(sock: socket.socket) -> int:
+        left = real(sock)
+        looks.release()
+        return left
+
+    monkeypatch.setattr(pace, "unsent_bytes", unsent_bytes)
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            left = len(body)
+            while left > 0:
+                assert looks.acquire(timeout=30)
+                tenth = len(body) // 10
+                while tenth > 0:
+                    tenth -= (got := len(connection.recv(tenth)))
+                    left -= got  # with the head, which is in the first: some bytes are never read
+            connection.sendall(http(200, b"{}"))
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = threading.Thread(target=serve, args=(listener,))
+        server.start()
+        session = Session(f"http://127.0.0.1:{listener.getsockname()[1]}", read_timeout_seconds=0.2)
+        assert session.request("POST", "/", content=body).status == 200
+        session.close()
+        server.join()
+
+
+def test_a_line_that_takes_no_more_of_a_request_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as near:
+        near.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                near.send(b"x" * 65536)
+        assert pace.unsent_bytes(near) > 0
+        with pytest.raises(TimeoutError):
+            pace.await_sent(near, 0.05)

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.pipeline import PipelineHome, WillingPortal, pipeline_home
+from tests.token_server import GuardedPortal, TokenServer
 
 
 @pytest.fixture
@@ -18,3 +19,27 @@ def portal() -> Iterator[WillingPortal]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def tokens() -> Iterator[TokenServer]:
+    made = TokenServer()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def guarded(tokens: TokenServer) -> Iterator[GuardedPortal]:
+    made = GuardedPortal(tokens)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def there(guarded: GuardedPortal, tokens: TokenServer) -> dict[str, str]:
+    """Where a job finds the two."""
+    return {"SECLEA_PLATFORM_URL": guarded.url, "SECLEA_AUTH_URL": tokens.url}

@@ -6,7 +6,6 @@ The portal and its auth server are two addresses. That server knows no grace: a 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -26,29 +25,6 @@ JOB = """
         result = seclea.complete(timeout=float(line))
         print(result.done, result.on_hold, *result.reasons, flush=True)
 """
-
-
-@pytest.fixture
-def tokens() -> Iterator[TokenServer]:
-    made = TokenServer()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def guarded(tokens: TokenServer) -> Iterator[GuardedPortal]:
-    made = GuardedPortal(tokens)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def there(guarded: GuardedPortal, tokens: TokenServer) -> dict[str, str]:
-    return {"SECLEA_PLATFORM_URL": guarded.url, "SECLEA_AUTH_URL": tokens.url}
 
 
 def job(home: PipelineHome, there: dict[str, str]) -> Script:

@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ import pytest
 from seclea.api.tokens import TokenStore
 from tests.canary import CANARY
 from tests.pipeline import PipelineHome, until
-from tests.token_server import PASSWORDS, GuardedPortal, TokenServer
+from tests.token_server import PASSWORDS, TokenServer
 
 LOG = """
     from seclea import SecleaAI
@@ -28,29 +27,6 @@ LOG = """
     result = seclea.complete(timeout=30)
     print(result.done, *result.reasons)
 """
-
-
-@pytest.fixture
-def tokens() -> Iterator[TokenServer]:
-    made = TokenServer()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def guarded(tokens: TokenServer) -> Iterator[GuardedPortal]:
-    made = GuardedPortal(tokens)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def there(guarded: GuardedPortal, tokens: TokenServer) -> dict[str, str]:
-    return {"SECLEA_PLATFORM_URL": guarded.url, "SECLEA_AUTH_URL": tokens.url}
 
 
 def logged(home: PipelineHome, there: dict[str, str], arguments: str = "", **environment: str) -> str:

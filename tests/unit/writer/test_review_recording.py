@@ -1,7 +1,7 @@
 """What goes wrong in the middle of a frame, or comes in an unlucky order: nothing else is lost, nothing waits for ever."""
 
 import json
-from pathlib import Path
+import os
 
 import pytest
 
@@ -98,11 +98,11 @@ def test_a_frame_whose_file_cannot_be_read_just_now_is_taken_later(desk: Desk, m
     index, _ = client.run()
     client.large(FrameType.METRICS, desk.payload(MetricsFrame(index, 7, TIME_NS, {"loss": 1.0}).pack()))
 
-    def busy(_path: Path) -> bytes:
+    def busy(*_: object) -> int:
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", busy)
+        patch.setattr(os, "open", busy)
         with pytest.raises(OSError, match="Too many open files"):
             desk.take(client)
     desk.recorder.forget()
