@@ -143,8 +143,8 @@ BUGS = (
     Bug(
         "a ring is taken for dead by its lock alone",
         "seclea/queues/consumer.py",
-        "        if self._start:\n            return segment.process_start(self.pid) == self._start\n",
-        "        if self._start:\n            return False\n",
+        "        return segment.is_locked(self._descriptor) or segment.is_running(self.pid, self.start_ticks, self.boot)\n",
+        "        return segment.is_locked(self._descriptor)\n",
         _RING,
     ),
     Bug(
@@ -243,8 +243,8 @@ BUGS = (
     Bug(
         "what a client left out leaves no tombstone",
         "seclea/writer/recorder.py",
-        "        if count > 0 and streams:\n",
-        "        if False:\n",
+        "        elif count > 0:\n            # Of which",
+        "        elif False:\n            # Of which",
         ("tests/unit/writer/test_review_writer.py",),
     ),
     Bug(
