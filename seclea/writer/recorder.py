@@ -403,6 +403,12 @@ class Recorder:
             self._close_batch(stream)
             self._take_tombstone(ring, stream, TombstoneFrame(0, kind, 1, "damaged", why[:500]))
 
+    def leave_stone(self, stream: sqlite3.Row, count: int, why: str) -> None:
+        """A tombstone at the end of a stream, for ``count`` log calls that were lost with a damaged ledger."""
+        self._take_tombstone(
+            stream["ring"], self._stream_of_row(stream), TombstoneFrame(0, "metrics", count, "damaged", why)
+        )
+
     # -- bodies and payloads -------------------------------------------------------------------------------------
 
     def _body(self, kind: RecordKind, entity: dict[str, Any], project: str) -> bytes:
