@@ -72,6 +72,12 @@ def _dismiss(options: argparse.Namespace) -> int:
     return dismiss(None if options.all else options.record)
 
 
+def _recover(options: argparse.Namespace) -> int:
+    from seclea.cli.recover import recover
+
+    return recover(options.timeout, only_check=options.check, home_path=options.home)
+
+
 def _login(options: argparse.Namespace) -> int:
     from seclea.cli.login import login
 
@@ -138,6 +144,10 @@ def parser() -> argparse.ArgumentParser:
     dismiss = add("dismiss", _dismiss, "Let failed and held records be: they are kept, and no longer told as trouble.")
     dismiss.add_argument("record", nargs="*", type=int, metavar="RECORD", help="a number that `seclea status` shows")
     dismiss.add_argument("--all", action="store_true", help="all of them")
+    recover = add("recover", _recover, "Look at the ledger, salvage it where it is damaged, and send what is left.")
+    recover.add_argument("--check", action="store_true", help="only look: at every row, chain and payload")
+    recover.add_argument("--home", metavar="DIR", help="default: the home of this environment")
+    recover.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for sending (60)")
     config = add("config", _config, "Show the settings in force.")
     config.add_argument("--origin", action="store_true", help="and where each value came from")
     return top

@@ -91,6 +91,8 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA cell_size_check = ON")
         connection.execute("BEGIN")  # one moment for all of it
         yield connection
+    except UnicodeDecodeError as error:
+        raise LedgerDamagedError(f"The ledger {path} is damaged: {error}.") from None
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if isinstance(error, sqlite3.OperationalError) and code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):

@@ -341,6 +341,10 @@ class Reader:
         rows = self._all("SELECT sha256, bytes FROM record_chunks WHERE record = ? ORDER BY position", (record,))
         return [(row["sha256"], row["bytes"]) for row in rows]
 
+    def all_chunks(self) -> list[str]:
+        """sha256 of every chunk that the spool has to have."""
+        return [row["sha256"] for row in self._all("SELECT sha256 FROM chunks ORDER BY sha256")]
+
     def unmet_needs(self, record: int) -> list[str]:
         """Entities that this record needs at the portal and that are not there yet."""
         rows = self._all(

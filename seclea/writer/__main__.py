@@ -157,6 +157,9 @@ class WriterProcess:
         if op == "dismiss":
             with self.writer.ledger.transaction():
                 return {"dismissed": self.writer.ledger.dismiss(message.get("records"))}
+        if op == "damaged":  # somebody has looked closer than we did
+            self.writer.damaged = str(message.get("why") or "The ledger is damaged.")
+            return {"ok": True}
         if op == "stop":
             self.stopping = True
             self._stop_portal = bool(message.get("portal"))

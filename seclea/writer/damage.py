@@ -11,19 +11,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from seclea.contract import Home
-from seclea.errors import LedgerDamagedError, LedgerError
+from seclea.errors import LedgerDamagedError, LedgerError, LedgerTooNewError
 from seclea.ledger.anchor import anchor_of, read_anchor
 from seclea.ledger.blobs import sync_descriptor, sync_directory
 from seclea.ledger.check import check
 from seclea.ledger.db import Ledger
 from seclea.ledger.mend import Mended, mend
+from seclea.ledger.migrations import scripts
 from seclea.ledger.salvage import Found, is_ours, salvage
 from seclea.ledger.view import DAMAGE
 from seclea.queues.ring import Consumer, RingDamaged
@@ -81,11 +81,14 @@ def why_damaged(home: Home, seconds: float | None = START_SECONDS) -> str | None
         if suspicion := _suspicion(home):
             return suspicion
         looked = check(path, seconds)
+    except LedgerDamagedError as error:
+        if read_anchor(anchor_of(path)) is None or not path.is_file() or path.is_symlink():
+            raise  # whose it is nobody knows
+        return error.message
     except LedgerError as error:
-        damaged = _is_ours(path)
-        if not damaged or _is_newer(path, error):
+        if _is_newer(error, path) or not path.is_file() or path.is_symlink() or not is_ours(path):
             raise
-        return str(error).partition("\n")[0] if isinstance(error, LedgerDamagedError) else f"The ledger {path} is damaged: its header was altered."  # fmt: skip  # noqa: E501
+        return f"The ledger {path} is damaged: its header was altered."
     if looked.wrong:
         return f"The ledger {path} is damaged: {'; '.join(looked.wrong[:3])}."
     return None
@@ -98,15 +101,8 @@ def _suspicion(home: Home) -> str:
         return ""
 
 
-def _is_ours(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink() and is_ours(path)
-
-
-def _is_newer(path: Path, error: LedgerError) -> bool:
+def _is_newer(error: LedgerError, path: Path) -> bool:
     """Whether a ledger that says that it is of a newer version is: a flipped bit may say so too, and no anchor does then."""
-    from seclea.errors import LedgerTooNewError
-    from seclea.ledger.migrations import scripts
-
     anchor = read_anchor(anchor_of(path))
     return isinstance(error, LedgerTooNewError) and (anchor is None or anchor.version > len(scripts()))
 
@@ -259,6 +255,3 @@ def _rings(home: Home, ledger: Ledger, found: Found) -> dict[bytes, int]:
             finally:
                 ring.close()
     return lost
-
-
-__all__ = ["Rescue", "ledger_of", "sqlite3", "suspect", "why_damaged"]
