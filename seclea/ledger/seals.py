@@ -217,13 +217,13 @@ class Seals:
         return seal
 
     def _seal_all(self) -> None:
-        """A ledger that is new, or was made by a version without seals: all or nothing."""
+        """A ledger that is new, was salvaged, or was made by a version without seals: all or nothing."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._number = 1
             for place, one in enumerate(self._tables):
                 self._connection.execute(
-                    f"UPDATE {one.name} SET seal = seclea_seal({place}, seal, {_arguments(one)})"  # noqa: S608
+                    f"UPDATE {one.name} SET seal = seclea_seal({place}, NULL, {_arguments(one)})"  # noqa: S608
                 )
             self._connection.execute(
                 "INSERT INTO seals VALUES (1, ?, 0, ?, ?, ?)", (self.ledger, _START, b"", bytes(SEAL_BYTES))

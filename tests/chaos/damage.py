@@ -38,6 +38,7 @@ from seclea.api.session import Session
 from seclea.contract import Destination, Home
 from seclea.errors import SecleaError
 from seclea.ledger.blobs import Spool
+from seclea.ledger.check import check
 from seclea.ledger.db import Ledger
 from seclea.ledger.view import LedgerView
 from seclea.records import Lane, unpack_metrics
@@ -429,6 +430,7 @@ def judge(
                 figures.salvaged += 1
         figures.found_all_the_same += len(rows.keys() & base.rows.keys() - whole)
         wrong += deliver(base, ledger, home, figures, portal, url, whole)
+        wrong += [f"the new ledger is not whole: {one}" for one in check(home / "ledger.sqlite").wrong]
     finally:
         ledger.close()
     return wrong
