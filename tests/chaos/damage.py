@@ -477,7 +477,10 @@ def deliver(
         wrong.append(f"{(points - base.points).total()} metric points that were never logged, or twice")
     waits = {row["id"]: row for row in ledger._all("SELECT * FROM records WHERE status IN ('Saving', 'Transmitting')")}
     figures.waiting += len(waits)
+    held = {row["id"] for row in ledger.destinations() if row["hold"]}  # where it goes was lost, and that is said
     for row in waits.values():
+        if row["destination"] in held:
+            continue
         if row["status"] == "Transmitting" and not row["hold"] and not row["error"]:
             wrong.append(f"record {row['id']} ({row['kind']}) waits and nobody knows for what")
     trouble = {row["id"] for row in ledger.troubled()}

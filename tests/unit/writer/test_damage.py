@@ -10,6 +10,7 @@ import pytest
 
 from seclea.errors import LedgerDamagedError, LedgerError, LedgerTooNewError
 from seclea.ledger.anchor import anchor_of
+from seclea.ledger.check import check
 from seclea.ledger.db import Ledger
 from seclea.queues.queue import Queue
 from seclea.writer import damage
@@ -58,6 +59,7 @@ def test_a_body_that_was_altered_leaves_a_tombstone_in_its_place_and_the_rest_go
     (failed,) = desk.rows("id, kind, first, chain", "status = 'Failed'")
     (stone,) = desk.rows("stands_for, kind, first, chain", "stands_for IS NOT NULL")
     assert failed[1] == "metrics" and stone == (failed[0], "tombstone", *failed[2:])
+    assert check(desk.home.ledger).wrong == [], "or each start would find it again"
     kept = rescue.place / "ledger.sqlite"
     assert kept.read_bytes()[at : at + 5] == b"\xa4LOSS", "the original lies aside as it was"
     time_ns, words, place = json.loads(desk.ledger.meta("damage") or "")
