@@ -84,6 +84,8 @@ class Home:
         # Short and stable: names the home in directories that many homes share.
         self.name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
         self.ledger = self.path / "ledger.sqlite"
+        self.damaged = self.path / "damaged"  # ledgers that were moved aside, whole
+        self.suspicion = self.path / "damaged.txt"  # why the next writer salvages the ledger
         self.spool = self.path / "spool"
         self.incoming = self.spool / "incoming"  # payloads that clients have written, not yet in the ledger
         self.making = self.spool / "making"  # payloads that clients are writing, by ring

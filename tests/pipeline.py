@@ -347,6 +347,19 @@ class PipelineHome:
 
 
 @contextlib.contextmanager
+def edited(path: Path) -> Iterator[sqlite3.Connection]:
+    """A ledger that no writer has, to be changed as a writer changes it: sealed and committed."""
+    from seclea.ledger.db import Ledger
+
+    ledger = Ledger(path)
+    try:
+        with ledger.transaction():
+            yield ledger._connection
+    finally:
+        ledger.close()
+
+
+@contextlib.contextmanager
 def pipeline_home() -> Iterator[PipelineHome]:
     """A home for one test. Its path is short, as socket paths must be."""
     with pytest.MonkeyPatch.context() as patch:

@@ -73,6 +73,12 @@ def _dismiss(options: argparse.Namespace) -> int:
     return dismiss(None if options.all else options.record)
 
 
+def _recover(options: argparse.Namespace) -> int:
+    from seclea.cli.recover import recover
+
+    return recover(options.timeout, only_check=options.check, home_path=options.home)
+
+
 def _login(options: argparse.Namespace) -> int:
     from seclea.cli.login import login
 
@@ -160,6 +166,10 @@ def parser() -> argparse.ArgumentParser:
     export = add("export", _export, "Write down what ledger and portal hold, to be checked anywhere.")
     export.add_argument("path", metavar="PATH", help="a directory that is made, or a file .zip")
     export.add_argument("--content", action="store_true", help="with the contents of datasets and states")
+    recover = add("recover", _recover, "Look at the ledger, salvage it where it is damaged, and send what is left.")
+    recover.add_argument("--check", action="store_true", help="only look: at every row, chain and payload")
+    recover.add_argument("--home", metavar="DIR", help="default: the home of this environment")
+    recover.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for sending (60)")
     config = add("config", _config, "Show the settings in force.")
     config.add_argument("--origin", action="store_true", help="and where each value came from")
     return top

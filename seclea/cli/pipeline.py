@@ -43,9 +43,9 @@ def flush_all(timeout_seconds: float) -> int:
     return _not_done("Not everything is durable.", result)
 
 
-def complete_all(timeout_seconds: float) -> int:
-    """Wait until everything of this home is delivered, or nothing more can be until a person does something."""
-    home = this_home()
+def complete_all(timeout_seconds: float, home: Home | None = None) -> int:
+    """Wait until everything of a home is delivered, or nothing more can be until a person does something."""
+    home = home or this_home()
     if not home.path.exists():
         print("Nothing was ever recorded here.")
         return 0

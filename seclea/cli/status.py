@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from seclea.client.status import status
@@ -46,6 +47,8 @@ def lines(now: dict[str, Any], now_ns: int) -> Iterator[str]:
         yield _line("sender", now["sender"]["trouble"])
     if "ledger" in now:
         yield _line("ledger", now["ledger"])
+    if now["damage"] and Path(now["damage"]["place"]).exists():
+        yield _line("damage", f"{_when(now['damage']['time'], now_ns)}: {now['damage']['words']}")
     yield from _paused(now, now_ns)
     for one in now["destinations"]:
         yield from _destination(one)

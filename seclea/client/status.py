@@ -13,7 +13,7 @@ from seclea.director.outlook import Outlook
 from seclea.errors import ConfigurationError, LedgerError, PipelineError, SecleaError
 from seclea.ledger import ends, tallies
 from seclea.ledger.tallies import Tally
-from seclea.ledger.view import PAUSES, THINNED, LedgerView
+from seclea.ledger.view import DAMAGE, PAUSES, THINNED, LedgerView
 from seclea.processes.rendezvous import ask
 from seclea.settings import load
 
@@ -60,6 +60,7 @@ def status(home: Home) -> dict[str, Any]:
         "without_end": [],
         "left_out": [],
         "left_out_by_reason": [],
+        "damage": None,
     }
     try:
         with LedgerView(home.ledger) as view:
@@ -67,6 +68,23 @@ def status(home: Home) -> dict[str, Any]:
     except LedgerError as error:
         result["ledger"] = str(error)
     return result
+
+
+def damage_of(home: Home) -> dict[str, str] | None:
+    """The last time that the ledger was salvaged, as far as it can be read."""
+    try:
+        with LedgerView(home.ledger) as view:
+            return _damage(view)
+    except LedgerError:
+        return None
+
+
+def _damage(view: LedgerView) -> dict[str, str] | None:
+    noted = view.meta(DAMAGE)
+    if noted is None:
+        return None
+    time_ns, words, place = json.loads(noted)
+    return {"time": iso(time_ns) or "", "words": words, "place": place}
 
 
 def iso(ns: int | None) -> str | None:
@@ -112,6 +130,7 @@ def _add_ledger(result: dict[str, Any], view: LedgerView, home: Home, paused_sin
         {"run": row["run"], "name": row["name"], "reason": _NO_END} for row in ends.without_end(view, _RUNS)
     ]
     result["left_out"] = view.left_out()
+    result["damage"] = _damage(view)
     result["left_out_by_reason"] = [_tally(one) for one in tallies.left_out(view)]
     result["destinations"] = [_destination(dict(row), view, home, now_ns) for row in view.destinations()]
 

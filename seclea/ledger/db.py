@@ -13,21 +13,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from seclea.contract import Destination
 from seclea.errors import LedgerDamagedError, LedgerError, LedgerFullError
 from seclea.ledger import spare
-from seclea.ledger.migrations import migrate, refuse_foreign
+from seclea.ledger.anchor import Anchor, anchor_of, read_anchor
+from seclea.ledger.migrations import migrate, refuse_foreign, scripts
 from seclea.ledger.reopening import Reopening
+from seclea.ledger.seals import Seals
 from seclea.ledger.space import Space
 from seclea.ledger.view import LOCAL_ONLY, LOSSES, OPEN
 from seclea.records import CHAIN_START, TRANSITIONS, Event, Lane, RecordKind, Status
+
+log = logging.getLogger(__name__)
 
 _BUSY_SECONDS = 0.5  # for another program that locks the file; the writer must go on to say so, and tries again
 
@@ -49,6 +55,8 @@ class Ledger(Reopening, Space):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._anchor = Anchor(anchor_of(path))
+        self._anchor_fails = False
         self._is_read_only = False
         try:
             refuse_foreign(path)
@@ -71,6 +79,8 @@ class Ledger(Reopening, Space):
             self._connection.row_factory = sqlite3.Row
             try:
                 self._set_up()
+                self._seals = Seals(self._connection, self.path, read_anchor(anchor_of(self.path)), len(scripts()))
+                self._note_moment()
             except BaseException:
                 self._connection.close()  # or its log would stay beside a file that is not to be touched
                 raise
@@ -112,9 +122,24 @@ class Ledger(Reopening, Space):
 
     def close(self) -> None:
         """Checkpoint and close."""
+        if self._seals.is_behind:  # changed outside of a transaction
+            with contextlib.suppress(LedgerError, sqlite3.Error), self.transaction():
+                pass
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
+        self._anchor.close()
+
+    def abandon(self) -> None:
+        """Close without folding the log into a file that is damaged: another connection, open meanwhile, keeps it."""
+        keeper = None
+        with contextlib.suppress(sqlite3.Error):
+            keeper = sqlite3.connect(f"file:{quote(os.fsencode(self.path))}?mode=ro", uri=True)
+            keeper.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        self._connection.close()
+        if keeper is not None:
+            keeper.close()
+        self._anchor.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -130,6 +155,7 @@ class Ledger(Reopening, Space):
                 self._connect_again()
             self._connection.execute("BEGIN IMMEDIATE")
             yield
+            self._seals.finish()
             self._connection.execute("COMMIT")
         except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
@@ -137,9 +163,23 @@ class Ledger(Reopening, Space):
                     self._connection.execute("ROLLBACK")
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
                 self._is_read_only = True
+            self._seals.rolled_back()
             if isinstance(error, sqlite3.Error) and (said := self._in_our_words(error)) is not None:
                 raise said from None
             raise
+        if self._seals.committed():
+            self._note_moment()
+
+    def _note_moment(self) -> None:
+        """Tell the anchor; where it cannot be, it stays behind, which is no harm."""
+        try:
+            self._anchor.write(self._seals.moment)
+        except OSError as error:
+            if not self._anchor_fails:
+                log.warning("the anchor of %s cannot be written: %s", self.path, error)
+            self._anchor_fails = True
+        else:
+            self._anchor_fails = False
 
     def _check_file(self) -> None:
         # sqlite would go on writing to a file that no path leads to: durable for as long as we live.
@@ -152,7 +192,7 @@ class Ledger(Reopening, Space):
         if found != self._file:
             raise LedgerDamagedError(
                 f"The ledger {self.path} was {'replaced' if found else 'deleted'} while it was in use.",
-                "`seclea stop`; the next job goes on with what is there.",
+                "The next writer looks at what is there.",
             )
 
     def _in_our_words(self, error: sqlite3.Error) -> LedgerError | None:
@@ -171,6 +211,7 @@ class Ledger(Reopening, Space):
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
         """Part of a transaction that can fail by itself."""
+        mark = self._seals.mark()
         self._connection.execute("SAVEPOINT part")
         try:
             yield
@@ -178,16 +219,30 @@ class Ledger(Reopening, Space):
             if self._connection.in_transaction:  # sqlite ends it by itself when the disk is full
                 self._connection.execute("ROLLBACK TO part")
                 self._connection.execute("RELEASE part")
+                self._seals.back_to(mark)
             raise
         self._connection.execute("RELEASE part")
 
-    def quick_check(self) -> list[str]:
-        """What sqlite finds wrong with the file; empty when nothing. Then a copy from before its migration may go, too."""
-        rows = self._all("PRAGMA quick_check(20)")
-        damage = [row[0] for row in rows if row[0] != "ok"]
-        if not damage and not self._is_migrated:  # not by the start that migrated it: by one after that
+    def drop_spare(self) -> None:
+        """A look found nothing wrong: a copy from before a migration may go; not by the start that migrated it."""
+        if not self._is_migrated:
             spare.drop(self.path)
-        return damage
+
+    def put_back(self) -> None:
+        """The file was deleted while it was in use: write what we still hold of it to its place.
+
+        Raises:
+            LedgerError, OSError, sqlite3.Error: it cannot be.
+        """
+        draft = self.path.with_suffix(".back")
+        draft.unlink(missing_ok=True)
+        copy = sqlite3.connect(draft)
+        try:
+            self._connection.backup(copy)
+        finally:
+            copy.close()
+        os.link(draft, self.path)  # never over a file that is there by now
+        draft.unlink()
 
     # -- rings and streams ---------------------------------------------------------------------------------------
 
@@ -226,7 +281,10 @@ class Ledger(Reopening, Space):
     def add_key_set(self, ring: bytes, number: int, keys: Sequence[str]) -> None:
         """Note the names of metrics that a ring's client says by number."""
         row = (ring, number, json.dumps(keys, separators=(",", ":")))
-        self._connection.execute("INSERT OR REPLACE INTO key_sets VALUES (?, ?, ?)", row)
+        self._connection.execute(
+            "INSERT INTO key_sets (ring, number, keys) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys",
+            row,
+        )
 
     def key_sets(self, ring: bytes) -> dict[int, tuple[str, ...]]:
         """What `add_key_set` noted for a ring, by number."""
@@ -236,7 +294,7 @@ class Ledger(Reopening, Space):
     def set_meta(self, key: str, value: str) -> None:
         """Note something, in the place of what stood under this key."""
         self._connection.execute(
-            "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value)
+            "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value)
         )
 
     def destination(self, wanted: Destination, ca_bundle: str | None = None) -> int:
@@ -279,7 +337,9 @@ class Ledger(Reopening, Space):
     def note_trouble(self, destination: int, reason: str, error: str, *, of_destination: bool) -> None:
         """Count an attempt that did not come through; ``of_destination``: it was none of this record's own."""
         self._connection.execute(
-            "INSERT INTO attempts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1", (destination, reason)
+            "INSERT INTO attempts (destination, reason, count) VALUES (?, ?, 1)"
+            " ON CONFLICT DO UPDATE SET count = count + 1",
+            (destination, reason),
         )
         if of_destination:
             self._connection.execute(
@@ -308,7 +368,9 @@ class Ledger(Reopening, Space):
         )
         stream = int(cursor.lastrowid or 0)
         for lane in Lane:
-            self._connection.execute("INSERT INTO lanes VALUES (?, ?, 0, ?)", (stream, lane, CHAIN_START))
+            self._connection.execute(
+                "INSERT INTO lanes (stream, lane, sequence, chain) VALUES (?, ?, 0, ?)", (stream, lane, CHAIN_START)
+            )
         return stream
 
     def streams_of_ring(self, ring: bytes) -> list[sqlite3.Row]:
@@ -538,10 +600,11 @@ class Ledger(Reopening, Space):
     def add_chunks(self, record: int, chunks: Sequence[tuple[str, int]]) -> None:
         """Name a record's payload; the files are durable already."""
         self._connection.executemany(
-            "INSERT INTO chunks VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET refs = refs + 1", chunks
+            "INSERT INTO chunks (sha256, bytes, refs) VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET refs = refs + 1",
+            chunks,
         )
         self._connection.executemany(
-            "INSERT INTO record_chunks VALUES (?, ?, ?, ?)",
+            "INSERT INTO record_chunks (record, position, sha256, bytes) VALUES (?, ?, ?, ?)",
             [(record, position, sha256, size) for position, (sha256, size) in enumerate(chunks)],
         )
 
@@ -571,7 +634,7 @@ class Ledger(Reopening, Space):
         )
         if kind in LOSSES:
             self._connection.execute(
-                "INSERT INTO losses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                "INSERT INTO losses (destination, reason, count, last_ns) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
                 " SET count = count + excluded.count, last_ns = excluded.last_ns",
                 (destination or 0, reason or kind, count, now_ns),
             )

@@ -60,7 +60,11 @@ class Ends:
 
     def note_run(self, run: str, status: str, reason: str | None = None) -> None:
         """The run has ended."""
-        self._run("INSERT OR REPLACE INTO run_ends VALUES (?, ?, ?, ?)", (run, status, reason, time.time_ns()))
+        self._run(
+            "INSERT INTO run_ends (run, status, reason, time_ns) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET status = excluded.status, reason = excluded.reason, time_ns = excluded.time_ns",
+            (run, status, reason, time.time_ns()),
+        )
 
     def without_a_word(self) -> list[sqlite3.Row]:
         """Runs that the writer has to end: (run, gone, stream, pid, ring, closed_ns) of a process that started each.

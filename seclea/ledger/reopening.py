@@ -5,6 +5,7 @@ A part of `Ledger`, and like it the writer's alone.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -20,6 +21,14 @@ class Reopening(Reader):
         raise NotImplementedError  # abstract: `Ledger` has it
 
     def release_chunks(self, record: int) -> list[str]:
+        raise NotImplementedError  # abstract: `Ledger` has it
+
+    def set_meta(self, key: str, value: str) -> None:
+        raise NotImplementedError  # abstract: `Ledger` has it
+
+    def add_stream(
+        self, uuid: bytes, ring: bytes, index: int, destination: int, project: str, run: str | None, rank: int
+    ) -> int:
         raise NotImplementedError  # abstract: `Ledger` has it
 
     def delivered_from(self, stream: int, lane: str, first: int) -> list[sqlite3.Row]:
@@ -46,7 +55,8 @@ class Reopening(Reader):
         if row["entity"] is not None and row["stands_for"] is None:
             self._connection.execute("UPDATE entities SET remote_id = NULL WHERE uuid = ?", (row["entity"],))
         self._connection.executemany(
-            "INSERT INTO chunks VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET refs = refs + 1", self.chunks_of(record)
+            "INSERT INTO chunks (sha256, bytes, refs) VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET refs = refs + 1",
+            self.chunks_of(record),
         )
 
     def reopen(self, record: int) -> None:
@@ -67,6 +77,33 @@ class Reopening(Reader):
     def release_hold(self, record: int) -> None:
         """Nothing stands in the way of a held record any more."""
         self._connection.execute("UPDATE records SET hold = NULL WHERE id = ?", (record,))
+
+    def let_be(self, record: int) -> None:
+        """A failed record that nobody has to look at: its tombstone stands elsewhere."""
+        self._connection.execute("UPDATE records SET dismissed_ns = ? WHERE id = ?", (time.time_ns(), record))
+
+    def open_from(self, stream: int, lane: str, first: int) -> list[sqlite3.Row]:
+        """Open records of a lane that have their place, from this sequence on, in order."""
+        return self._all(
+            "SELECT * FROM records WHERE stream = ? AND lane = ? AND first >= ? AND status = 'Transmitting' ORDER BY first, id",
+            (stream, lane, first),
+        )
+
+    def successor_of(self, stream: int) -> int:
+        """The stream that goes on for one that ended here; made the first time. Its ring speaks for that one from now on."""
+        key = f"goes on for stream {stream}"
+        known = self.meta(key)
+        if known is not None:
+            return int(known)
+        row = self._one("SELECT * FROM streams WHERE id = ?", (stream,))
+        assert row is not None
+        self._connection.execute("UPDATE streams SET ring_index = ? WHERE id = ?", (-stream, stream))
+        successor = self.add_stream(
+            os.urandom(16), row["ring"], row["ring_index"] if row["ring_index"] >= 0 else -stream - (1 << 40),
+            row["destination"], row["project"], row["run"], row["rank"],
+        )  # fmt: skip
+        self.set_meta(key, str(successor))
+        return successor
 
     def failed_records(self, destination: int | None = None) -> list[sqlite3.Row]:
         """Failed records that no other has replaced, in order."""

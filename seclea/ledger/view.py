@@ -5,6 +5,7 @@ A look is short: readers are ``mode=ro``, hold no transaction open between two q
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from seclea.errors import LedgerError
+from seclea.errors import LedgerDamagedError, LedgerError
+from seclea.ledger.seals import is_sealed, tables
 from seclea.records import Lane, Record, RecordKind, Status
 
-_RECORD_COLUMNS = """r.id, r.kind, r.status, r.destination, s.uuid AS stream, r.lane, r.first, r.last, r.key, r.body, r.digest,
-    r.chain, r.entity, r.run, r.size, r.retries, r.hold, r.error,
-    (SELECT key FROM records o WHERE o.id = r.stands_for) AS stands_for"""
+_RECORD_COLUMNS = """r.*, s.uuid AS stream_uuid,
+    (SELECT key FROM records o WHERE o.id = r.stands_for) AS stands_for_key"""
 
 # In the words of the indices on open records: sqlite takes those only for a query that says just this.
 OPEN = "status IN ('Saving', 'Transmitting')"
@@ -27,6 +28,7 @@ OPEN = "status IN ('Saving', 'Transmitting')"
 # Keys of `Reader.meta`, with values in JSON.
 PAUSES = "pauses"  # by kind of reason: [count, seconds]
 OPEN_PAUSE = "pause"  # [since_ns, reason, monotonic_ns, boot id] while logging is paused, else empty
+DAMAGE = "damage"  # [time_ns, words, where the original lies] of the last time that the ledger was salvaged
 THINNED = "kept here only, and gone"  # [records, points]
 
 LOCAL_ONLY = (
@@ -42,7 +44,7 @@ def _to_record(row: sqlite3.Row, chunks: Sequence[tuple[str, int]] = ()) -> Reco
         kind=RecordKind(row["kind"]),
         status=Status(row["status"]),
         destination=row["destination"],
-        stream=row["stream"],
+        stream=row["stream_uuid"],
         lane=Lane(row["lane"]),
         first=row["first"] or 0,
         last=row["last"] or 0,
@@ -56,9 +58,14 @@ def _to_record(row: sqlite3.Row, chunks: Sequence[tuple[str, int]] = ()) -> Reco
         retries=row["retries"],
         hold=row["hold"],
         error=row["error"],
-        stands_for=row["stands_for"],
+        stands_for=row["stands_for_key"],
         chunks=tuple(chunks),
     )
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether sqlite says by this error that the file is damaged."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,9 @@ class Reader:
     def _one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
         return row
+
+    def _check(self, table: str, row: sqlite3.Row) -> None:
+        """Look at a row's seal before it is believed, where that is wanted."""
 
     def destinations(self) -> list[sqlite3.Row]:
         """All destinations with their state."""
@@ -248,7 +258,10 @@ class Reader:
             f"SELECT {_RECORD_COLUMNS} FROM records r JOIN streams s ON s.id = r.stream WHERE r.id = ?",  # noqa: S608
             (record,),
         )
-        return None if row is None else _to_record(row, self.chunks_of(record))
+        if row is None:
+            return None
+        self._check("records", row)
+        return _to_record(row, self.chunks_of(record))
 
     def lane_row(
         self, stream: bytes, lane: str, *, first: int | None = None, last: int | None = None
@@ -260,6 +273,11 @@ class Reader:
             f" WHERE s.uuid = ? AND r.lane = ? AND r.{column} = ? AND r.chain IS NOT NULL ORDER BY r.status = 'Completed' DESC",
             (stream, lane, value),
         )
+
+    def is_damaged(self, stream: bytes) -> bool:
+        """Whether records of this stream were lost with a damaged ledger."""
+        row = self._one("SELECT damaged_ns FROM streams WHERE uuid = ?", (stream,))
+        return row is not None and row["damaged_ns"] is not None
 
     def delivery_of(self, uuid: str) -> sqlite3.Row | None:
         """The record by which the portal was given this entity, once it has acknowledged it."""
@@ -276,7 +294,7 @@ class Reader:
     def following(self, record: Record, limit: int, limit_bytes: int) -> list[tuple[Record, int | None]]:
         """Batches of metrics that follow this one in its stream and may go with it, each with when it was opened again."""
         rows = self._all(
-            f"SELECT {_RECORD_COLUMNS}, r.reopened_ns FROM streams s JOIN records r ON r.stream = s.id"  # noqa: S608
+            f"SELECT {_RECORD_COLUMNS} FROM streams s JOIN records r ON r.stream = s.id"  # noqa: S608
             " WHERE s.uuid = ? AND r.lane = ? AND r.first > ? AND r.position = r.id ORDER BY r.first LIMIT ?",
             (record.stream, record.lane, record.first, limit),
         )
@@ -288,6 +306,7 @@ class Reader:
             if not may_go or row["first"] != last + 1 or size > limit_bytes:
                 break
             last = row["last"]
+            self._check("records", row)
             found.append((_to_record(row), row["reopened_ns"]))
         return found
 
@@ -321,6 +340,10 @@ class Reader:
         """(sha256, bytes) of a record's payload, in order."""
         rows = self._all("SELECT sha256, bytes FROM record_chunks WHERE record = ? ORDER BY position", (record,))
         return [(row["sha256"], row["bytes"]) for row in rows]
+
+    def all_chunks(self) -> list[str]:
+        """sha256 of every chunk that the spool has to have."""
+        return [row["sha256"] for row in self._all("SELECT sha256 FROM chunks ORDER BY sha256")]
 
     def unmet_needs(self, record: int) -> list[str]:
         """Entities that this record needs at the portal and that are not there yet."""
@@ -374,6 +397,7 @@ class LedgerView(Reader):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._key: bytes | None = None  # of its seals, once asked for
         if not path.exists():
             raise LedgerError(f"There is no ledger at {path} yet.")
         try:
@@ -401,6 +425,25 @@ class LedgerView(Reader):
         self.close()
         if isinstance(error, sqlite3.Error):
             raise LedgerError(f"The ledger {self._path} cannot be read: {error}.") from error
+
+    def _check(self, table: str, row: sqlite3.Row) -> None:
+        """Look at a row's seal, and at its body.
+
+        Raises:
+            LedgerDamagedError: it is not what was committed; nothing of it must be sent.
+        """
+        if self._key is None:
+            head = self._one("SELECT ledger FROM seals WHERE id = 1")
+            if head is None:
+                raise LedgerError(f"The ledger {self._path} is being made just now.")
+            self._key = head["ledger"]
+        of = next(one for one in tables() if one.name == table)
+        body = row["body"]
+        altered = body is not None and row["digest"] is not None and hashlib.sha256(body).digest() != row["digest"]
+        if altered or not is_sealed(self._key, of, [row[name] for name in of.columns], row["seal"]):
+            raise LedgerDamagedError(
+                f"The ledger {self._path} is damaged: record {row['id']} is not what was committed."
+            )
 
     def close(self) -> None:
         """Give the connection back."""

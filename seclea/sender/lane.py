@@ -24,6 +24,7 @@ from seclea.api.replies import outcome_of
 from seclea.contract import Clock, Outcome, Verdict
 from seclea.errors import (
     AuthenticationError,
+    LedgerDamagedError,
     LedgerError,
     PortalError,
     PortalUnavailable,
@@ -31,7 +32,7 @@ from seclea.errors import (
     UnknownOrganizationError,
 )
 from seclea.ledger.blobs import Spool
-from seclea.ledger.view import LedgerView
+from seclea.ledger.view import LedgerView, is_corrupt
 from seclea.records import Lane, Record, RecordKind
 from seclea.sender.backoff import full_jitter
 from seclea.sender.breaker import LONGEST_OPEN_SECONDS
@@ -88,6 +89,8 @@ class LaneWorker:
             try:
                 wait_seconds = self.step()
             except (LedgerError, sqlite3.Error, OSError) as error:
+                if isinstance(error, LedgerDamagedError) or is_corrupt(error):
+                    self._tools.tell({"op": "damaged", "why": str(error)})
                 log.warning("%s: the ledger cannot be read just now: %s", self._lane, error)
                 self._close_view()
                 wait_seconds = 1.0
@@ -219,6 +222,8 @@ class LaneWorker:
             records = [record, *(one for one, _ in following)]
             organization = self._state.organization_uuid(api)
             outcomes = api.send_metrics(records, organization=organization, project=self._view.project_of(record.id))
+        except LedgerDamagedError:
+            raise
         except SecleaError as error:
             return [(record, outcome_of(error))]
         # What the portal wants otherwise is found out with that record alone.
@@ -246,6 +251,8 @@ class LaneWorker:
             if outcome.verdict is Verdict.GAP and (outcome.expected or 0) > record.first:
                 return proved_by_head(record, outcome, organization, self._tools.api, self._view)
             return outcome
+        except LedgerDamagedError:
+            raise
         except LedgerError as error:
             if self._view is not None and self._view.was_delivered(record.id):
                 self._rewind.stuck(record, str(error), gone=True)

@@ -3,6 +3,7 @@
     expects an earlier record that it acknowledged   lost there: the writer opens it and all after it again
     expects a later record                           it has this one; proved by the chain of its head, else stuck
     lacks a parent that it acknowledged              lost there, too
+    expects what was lost with a damaged ledger      the stream ends there: the writer goes on in another (writer/broken.py)
     anything else                                    stuck: held, with the reason
 
 Rule 1  Where one stream was lost others were: the portal is asked for the heads of all, so that also those are healed that
@@ -38,7 +39,9 @@ class Rewind:
             self.stuck(record, outcome.detail)
             return False
         row = view.lane_row(record.stream, record.lane, first=expected)
-        if row is None:
+        if row is None and view.is_damaged(record.stream):
+            self._tell({"op": "broken", "record": record.id, "expected": expected})
+        elif row is None:
             self.stuck(
                 record, f"the portal expects record {expected} of this stream, of which the ledger knows nothing"
             )
@@ -100,7 +103,9 @@ def proved_by_head(record: Record, outcome: Outcome, organization: str, api: Api
         return head
     sequence, chain = head
     row = view.lane_row(record.stream, record.lane, last=sequence)
-    if row is None or row["chain"] != chain or sequence < record.last:
+    # Damaged here after it was sent: only we write to this place, and whatever we sent is there.
+    is_given = record.stands_for is not None and sequence >= record.last and view.is_damaged(record.stream)
+    if not is_given and (row is None or row["chain"] != chain or sequence < record.last):
         said = f"the portal has another history of this stream: its head is {sequence} with the chain {chain.hex()}"
         return replace(outcome, detail=said)
     receipt = {"stream": record.stream.hex(), "lane": str(record.lane), "sequence": sequence, "chain": chain.hex()}

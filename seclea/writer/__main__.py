@@ -13,14 +13,16 @@ from typing import Any
 from filelock import FileLock
 
 from seclea.contract import Home
-from seclea.errors import PipelineError, SecleaError
+from seclea.errors import LedgerError, PipelineError, SecleaError
 from seclea.logs import set_up_logging
 from seclea.processes.cores import leave_no_core
 from seclea.processes.rendezvous import prepare, ring_bell, take_lock
 from seclea.processes.signals import Told, end_now, ignore_strays
 from seclea.processes.start import ensure_writer, take_start_lock
+from seclea.writer.damage import suspect
 from seclea.writer.server import Server
 from seclea.writer.supervisor import SenderSupervisor
+from seclea.writer.trouble import TROUBLE
 from seclea.writer.waiting import WaitingRoom
 from seclea.writer.writer import Writer
 
@@ -62,6 +64,8 @@ class WriterProcess:
                 self.server.stay_found()
             self.writer.sender_pids = (self.sender.pid,) if self.sender.pid else ()
             self.writer.step()
+            if self.writer.damaged:
+                return self._leave_damaged()
             if self.writer.is_idle(time.monotonic()) and not self.server.is_asked and self._may_leave():
                 break
             asked = self.server.is_asked and not self.writer.in_trouble
@@ -71,6 +75,25 @@ class WriterProcess:
                 bells = self.server.bells
                 self.writer.scan()
         self.leave()
+
+    def _leave_damaged(self) -> None:
+        """Leave at once, committing nothing more, and have a successor look at the ledger: it salvages what is whole."""
+        self.stopping = True
+        log.error("the writer leaves for a successor: %s", self.writer.damaged)
+        with contextlib.suppress(KeyError, ValueError):
+            self.server.unbind()
+        if self.writer.ledger.path.exists():
+            suspect(self.home, self.writer.damaged)
+        else:
+            with contextlib.suppress(*TROUBLE, LedgerError):
+                self.writer.ledger.put_back()
+        self.writer.tell_sender({"op": "leave", "sender": self.sender.pid, "portal": False})
+        gone = time.monotonic() + _LEAVE_SECONDS
+        while self.sender.pid is not None and time.monotonic() < gone and not self.sender.wait_gone(0.02):
+            pass
+        self.sender.end()
+        self.writer.abandon()
+        self.server.close()
 
     def _may_leave(self) -> bool:
         """Idle: take the start lock, unbind, look once more. A newcomer's ring is there before it asks."""
@@ -156,6 +179,9 @@ class WriterProcess:
                 raise ValueError(f"no records: {records!r:.80}")
             with self.writer.ledger.transaction():
                 return {"dismissed": self.writer.ledger.dismiss(records)}
+        if op == "damaged":  # somebody has looked closer than we did
+            self.writer.damaged = str(message.get("why") or "The ledger is damaged.")
+            return {"ok": True}
         if op == "stop":
             self.stopping = True
             self._stop_portal = bool(message.get("portal"))
@@ -249,6 +275,9 @@ def main(arguments: list[str] | None = None) -> int:
     process.run()
     log.info("writer leaves")
     lock.release()
+    if writer.damaged and not told:
+        with contextlib.suppress(PipelineError):
+            ensure_writer(home)  # whoever logs would start one too, but a job may just have ended
     if told:
         end_now()  # a thread may be saving something large
     return 0

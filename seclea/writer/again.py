@@ -11,6 +11,7 @@ Rule 3  What was held behind a refused one follows it, in the same order; what s
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -26,13 +27,15 @@ from seclea.records import (
     chain_hash,
     idempotency_key,
     pack_metrics,
+    tombstone_body,
     unpack_metrics,
 )
+from seclea.writer.bodies import finish_body
 from seclea.writer.settle import Settler
 
 log = logging.getLogger(__name__)
 
-OPS = frozenset({"lost", "lost entities", "stuck"})  # of the settle queue
+OPS = frozenset({"lost", "lost entities", "stuck", "broken"})  # of the settle queue
 _GONE = "the portal has lost it (an earlier copy of its database?), and what it held is not kept here any more: put back a later copy, or run `seclea retry` to go on with a tombstone in its place"  # fmt: skip  # noqa: E501
 
 
@@ -71,6 +74,10 @@ class Again:
                 if message.get("gone"):
                     self._settler.free_chunks += self._ledger.drop_payload(row["id"])
                 self._ledger.hold(row["id"], _GONE if message.get("gone") else str(message["reason"])[:1000])
+        elif op == "broken":
+            row = self._ledger.record_row(int(message["record"]))
+            if row is not None and row["status"] == "Transmitting":
+                self._go_on_elsewhere(row, int(message["expected"]))
 
     def _lose(self, stream: int, lane: str, expected: int) -> None:
         rows = self._ledger.delivered_from(stream, lane, expected)
@@ -86,6 +93,42 @@ class Again:
         log.warning("the portal has lost %s", words)
         self._ledger.add_event("lost at the portal", words)
         self._settler.touched.add(rows[0]["destination"])
+
+    # -- what was lost with a damaged ledger -----------------------------------------------------------------------
+
+    def _go_on_elsewhere(self, row: sqlite3.Row, expected: int) -> None:
+        """The portal lacks what the ledger has lost, from ``expected`` up to this record: the lane ends there. What was to
+        follow goes in another stream, behind a tombstone that counts what is missing.
+        """
+        old = self._ledger.stream_row(row["stream"])
+        new = self._ledger.stream_row(self._ledger.successor_of(row["stream"]))
+        why = (
+            f"lost with a damaged ledger: {row['lane']} {expected} to {row['first'] - 1} of stream {old['uuid'].hex()}"
+        )
+        self._leave_stone(new, row["lane"], RecordKind.METRICS, row["first"] - expected, why)
+        self._ledger.add_event(
+            "damaged", why, destination=row["destination"], reason="damaged", count=row["first"] - expected
+        )
+        for one in self._ledger.open_from(row["stream"], row["lane"], row["first"]):
+            if one["stands_for"] is None:
+                self._send_anew(one, new)
+                continue
+            body = json.loads(one["body"])
+            self._leave_stone(new, one["lane"], RecordKind(body["kind"]), body["count"], body["detail"], body["reason"])
+            self._ledger.fail(one["id"], Event.DAMAGED, why)
+            self._ledger.let_be(one["id"])
+        self._settler.touched.add(row["destination"])
+
+    def _leave_stone(
+        self, stream: sqlite3.Row, lane: str, kind: RecordKind, count: int, why: str, reason: str = "damaged"
+    ) -> None:
+        if reason == "adopted":  # which names what it stands for, and takes its place
+            reason = "held"
+        body = tombstone_body(kind, count, reason, why)
+        stone = self._ledger.add_record(
+            RecordKind.TOMBSTONE, stream["destination"], stream["id"], Lane(lane), run=stream["run"]
+        )
+        self._place(stone, stream, Lane(lane), RecordKind.TOMBSTONE, body, len(body))
 
     # -- what a person asks for ------------------------------------------------------------------------------------
 
@@ -157,28 +200,48 @@ class Again:
                 return True
         return False
 
-    def _send_anew(self, row: sqlite3.Row) -> None:
-        """A new record with this one's content, at the end of its lane."""
+    def _send_anew(self, row: sqlite3.Row, stream: sqlite3.Row | None = None) -> None:
+        """A new record with this one's content, at the end of its lane; or of that lane of another stream."""
         kind, lane = RecordKind(row["kind"]), Lane(row["lane"])
-        stream = self._ledger.stream_row(row["stream"])
-        sequence, previous = self._ledger.lane(row["stream"], lane)
-        first, last = sequence + 1, sequence + 1 + row["last"] - row["first"]
-        body = _moved(row["body"], first, last) if kind is RecordKind.METRICS else row["body"]
-        digest = hashlib.sha256(body).digest()
+        hold = row["hold"] if stream is not None else None
+        stream = stream or self._ledger.stream_row(row["stream"])
+        sequence, _ = self._ledger.lane(stream["id"], lane)
+        calls = row["last"] - row["first"] + 1
+        body = row["body"]
+        if kind is RecordKind.METRICS:
+            body = _moved(body, sequence + 1, sequence + calls)
+        elif kind is RecordKind.FINISH and stream["id"] != row["stream"]:
+            body = self._finish_anew(body, stream, sequence + 1)
         needs = [uuid for uuid in self._ledger.needs_of(row["id"]) if uuid not in (row["run"], row["entity"])]
         anew = self._ledger.add_record(
-            kind, row["destination"], row["stream"], lane,
-            entity=row["entity"], run=row["run"], points=row["points"], needs=needs,
+            kind, row["destination"], stream["id"], lane,
+            entity=row["entity"], run=row["run"], points=row["points"], needs=needs, hold=hold,
         )  # fmt: skip
         chunks = self._ledger.chunks_of(row["id"])
         self._ledger.add_chunks(anew, chunks)
         self._ledger.release_chunks(row["id"])  # the new one needs them: none is free
-        chain = chain_hash(previous, stream["uuid"], lane, first, last, kind, digest)
-        key = idempotency_key(stream["uuid"], lane, first)
-        size = len(body) + sum(size for _, size in chunks)
-        self._ledger.seal(anew, stream["uuid"], row["stream"], lane, kind, first, last, key, body, digest, chain, size)
+        self._place(anew, stream, lane, kind, body, len(body) + sum(size for _, size in chunks), calls)
         self._ledger.replace(row["id"], anew)
         self._settler.touched.add(row["destination"])
+
+    def _place(
+        self, record: int, stream: sqlite3.Row, lane: Lane, kind: RecordKind, body: bytes, size: int, calls: int = 1
+    ) -> None:
+        """Give a record the next place of a lane."""
+        sequence, previous = self._ledger.lane(stream["id"], lane)
+        first, last = sequence + 1, sequence + calls
+        digest = hashlib.sha256(body).digest()
+        chain = chain_hash(previous, stream["uuid"], lane, first, last, kind, digest)
+        key = idempotency_key(stream["uuid"], lane, first)
+        self._ledger.seal(record, stream["uuid"], stream["id"], lane, kind, first, last, key, body, digest, chain, size)
+
+    def _finish_anew(self, body: bytes, stream: sqlite3.Row, sequence: int) -> bytes:
+        """The end of a run, with its streams as they are now: what was to follow in a stream that ended does in another."""
+        fields = json.loads(body)
+        lanes = [(row["uuid"], row["lane"], row["sequence"]) for row in self._ledger.streams_of_run(stream["run"])]
+        ours = (stream["uuid"], str(Lane.ORDERED))
+        lanes = [(uuid, lane, sequence if (uuid, lane) == ours else last) for uuid, lane, last in lanes]
+        return finish_body(fields["status"], fields["finished_ns"], lanes)
 
 
 def _moved(body: bytes, first: int, last: int) -> bytes:

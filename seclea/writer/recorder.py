@@ -440,6 +440,12 @@ class Recorder:
         else:
             self._ledger.add_event("left out", f"ring {ring.hex()}: {why[:500]}", reason="damaged")
 
+    def leave_stone(self, stream: sqlite3.Row, count: int, why: str) -> None:
+        """A tombstone at the end of a stream, for ``count`` log calls that were lost with a damaged ledger."""
+        self._take_tombstone(
+            stream["ring"], self._stream_of_row(stream), TombstoneFrame(0, "metrics", count, "damaged", why)
+        )
+
     # -- bodies and payloads -------------------------------------------------------------------------------------
 
     def _body(self, kind: RecordKind, entity: dict[str, Any], project: str) -> bytes:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from seclea.contract import Home
 from seclea.errors import LedgerError
-from seclea.ledger.db import Ledger
 from seclea.queues.queue import Queue
 from seclea.queues.ring import Consumer, RingDamaged
+from seclea.writer.damage import ledger_of
 from seclea.writer.server import Server
 from seclea.writer.trouble import TROUBLE, words
 from seclea.writer.writer import Writer
@@ -49,7 +51,7 @@ class WaitingRoom:
         try:
             while not self.stopping and time.monotonic() - last_client < _PATIENCE_SECONDS:
                 try:
-                    return open_writer(self._home)
+                    return open_writer(self._home, self._say)
                 except (LedgerError, *TROUBLE) as error:
                     if words(error) != self._reason:
                         self._reason = words(error)
@@ -61,6 +63,11 @@ class WaitingRoom:
         finally:
             for ring in self._rings.values():
                 ring.close()
+
+    def _say(self, reason: str) -> None:
+        """Pause all rings for this reason; it may take a while."""
+        self._reason = f"{reason} What is whole of it is being salvaged."
+        self._hold_rings()
 
     def _hold_rings(self) -> bool:
         """Pause all rings and give them signs of life; whether any producer lives."""
@@ -91,22 +98,35 @@ class WaitingRoom:
                 return {"error": f"The writer cannot answer {op!r:.80}: {self._reason}"}
 
 
-def open_writer(home: Home) -> Writer:
-    """A writer with its ledger and its queues, recovered.
+def open_writer(home: Home, say: Callable[[str], None] = lambda _: None) -> Writer:
+    """A writer with its ledger and its queues, recovered; ``say`` is told of a salvage that begins.
 
     Raises:
         LedgerError, OSError, sqlite3.Error, MemoryError: not now; nothing is left open.
     """
-    ledger = Ledger(home.ledger)
+    ledger, rescue = ledger_of(home, say)
     queues: list[Queue] = []
     try:
         for name in ("send", "settle"):
-            queues.append(Queue(directory=home.queues / name, allow_pickle=False))
+            queues.append(_queue(home.queues / name))
         writer = Writer(home, ledger, *queues)
-        writer.recover()
+        writer.recover(rescue.words() if rescue is not None else "")
     except BaseException:
         for queue in queues:
             queue.close()
         ledger.close()
         raise
     return writer
+
+
+def _queue(directory: Path) -> Queue:
+    """A queue between writer and sender. One that is damaged is made anew: the ledger knows all that stood in it."""
+    try:
+        return Queue(directory=directory, allow_pickle=False)
+    except (RingDamaged, ValueError, NotADirectoryError, FileExistsError) as error:
+        log.warning("the queue %s is made anew: %s", directory, error)
+        if directory.is_dir() and not directory.is_symlink():
+            shutil.rmtree(directory)
+        else:
+            directory.unlink()
+        return Queue(directory=directory, allow_pickle=False)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from seclea.contract import Home
-from seclea.errors import LedgerError, QueueClosed, QueueFull
+from seclea.errors import LedgerDamagedError, LedgerError, QueueClosed, QueueFull
 from seclea.ledger.blobs import Spool, StoredPayload
 from seclea.ledger.db import Ledger
 from seclea.queues import segment
@@ -45,7 +45,11 @@ CALM_NAP_SECONDS = 0.15  # between commits while little is logged: fewer, larger
 
 
 class Writer:
-    """Owns the ledger, the spool and the rings of one home. `step` does one round; the process calls it until told to stop."""
+    """Owns the ledger, the spool and the rings of one home. `step` does one round; the process calls it until told to stop.
+
+    Attributes:
+        damaged: why this ledger is not to be written any more; empty while it may be. The next writer salvages it.
+    """
 
     def __init__(self, home: Home, ledger: Ledger, send_queue: Queue, settle_queue: Queue) -> None:
         self.home = home
@@ -74,6 +78,7 @@ class Writer:
         self._busy = False
         self._closing = self._is_told = False
         self._trouble = ""
+        self.damaged = ""
         self._needless: tuple[list[str], list[str]] = [], []  # (chunks, incoming files) to be deleted
         self._told: set[int] = set()  # destinations that the send queue has named since it was seen empty
         self._untold: set[int] = set()  # destinations that it is yet to name
@@ -85,15 +90,17 @@ class Writer:
 
     # -- start -----------------------------------------------------------------------------------------------------
 
-    def recover(self) -> None:
-        """After a start: what was being saved is saved again, leftovers are swept, everything open is offered anew."""
+    def recover(self, rescued: str = "") -> None:
+        """After a start: what was being saved is saved again, leftovers are swept, everything open is offered anew.
+
+        Args:
+            rescued: what was lost of a damaged ledger. Who logs just now is told by a short pause, which says why.
+        """
         self.spool.sync_names()
-        damage = self.ledger.quick_check()
-        if damage:
-            log.error("the ledger is damaged: %s", "; ".join(damage))
+        self.ledger.drop_spare()
         self.gate.pauses.recover()
         waiting = self.ledger.saving()
-        self._note("start", f"{len(waiting)} payloads are saved again; damage: {len(damage)}")
+        self._note("start", f"{len(waiting)} payloads are saved again")
         # Before the first payload thread starts: what those write is in no row yet.
         try:
             rings = {path.stem for path in self._ring_files()}
@@ -109,6 +116,9 @@ class Writer:
                 self.payloads.add(row["id"], row["payload"])
         with contextlib.suppress(*TROUBLE):
             self.ends.recover({path.stem for path in self._ring_files() | self._unreadable})
+        if rescued:
+            self.gate.pause(f"damage: {rescued}")
+            self._next_limits = time.monotonic() + LIMIT_SECONDS
         self.scan()
 
     def scan(self) -> None:
@@ -221,6 +231,8 @@ class Writer:
         try:
             return self._round(time.monotonic())
         except TROUBLE as error:
+            if isinstance(error, LedgerDamagedError):
+                self.damaged = str(error)
             for ring in self.rings.values():
                 ring.rewind()
             self._disk_trouble(error)
@@ -284,6 +296,9 @@ class Writer:
         self._after_commit(finished)
 
     def _apply(self, message: dict[str, Any]) -> None:
+        if message.get("op") == "damaged":
+            self.damaged = str(message.get("why") or "The ledger is damaged.")
+            return
         try:
             with self.ledger.savepoint():
                 (self.again if message.get("op") in again.OPS else self.settler).apply(message)
@@ -474,6 +489,15 @@ class Writer:
         self.ledger.hurry()
         with contextlib.suppress(*TROUBLE):
             self.ends.note_told()
+
+    def abandon(self) -> None:
+        """Give everything back as it is: the ledger is not to be written."""
+        self._closing = True
+        self.payloads.close()
+        for ring in self.rings.values():
+            ring.set_sleeping(False)
+            ring.close()
+        self.ledger.abandon()
 
     def close(self) -> None:
         """Finish what is being saved, unless there is no time for it, and give everything back."""

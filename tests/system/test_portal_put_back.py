@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline import PipelineHome, Script, kill, until
+from tests.pipeline import PipelineHome, Script, edited, kill, until
 
 JOB = """
     import numpy, pandas, sys
@@ -141,7 +141,7 @@ def test_what_is_not_kept_any_more_is_held_and_goes_on_behind_a_tombstone_when_a
     copies.take()
     assert say(script, "log") == ["True 0"]
     home.command("stop")
-    with closing(sqlite3.connect(home.home.ledger)) as ledger, ledger:  # as if so much had been logged since
+    with edited(home.home.ledger) as ledger:  # as if so much had been logged since
         ledger.execute("UPDATE records SET body = NULL WHERE kind = 'metrics'")
     copies.put_back()
     assert say(script, "log in vain")[0].startswith("False")
@@ -166,7 +166,7 @@ def test_a_portal_that_has_more_than_the_ledger_knows_is_believed_by_its_chain(
     home.command("stop")
     with closing(sqlite3.connect(copies.path)) as portal, portal:
         portal.execute("DELETE FROM requests")
-    with closing(sqlite3.connect(home.home.ledger)) as ledger, ledger:
+    with edited(home.home.ledger) as ledger:
         ledger.execute("UPDATE records SET status = 'Transmitting', receipt = NULL, settled_ns = NULL")
         ledger.execute("UPDATE entities SET remote_id = NULL")
     assert say(script, "log") == ["True 0"]

@@ -39,7 +39,7 @@ DIES = """
     import seclea.writer.__main__ as main
     from seclea.ledger import blobs, db
     from seclea.queues.ring import Consumer
-    from seclea.writer import waiting
+    from seclea.writer import damage, waiting
 
     def die(*_, **__):
         os._exit(73)
@@ -181,7 +181,7 @@ class Dying(db.Ledger):
     def look(self, sql):
         if sql == "COMMIT" and self._connection.execute("SELECT 1 FROM records WHERE status = 'Saving'").fetchone():
             die()
-waiting.Ledger = Dying
+damage.Ledger = Dying
 """,
             0,
             0,

@@ -1,15 +1,13 @@
 """The sender's own patience in the real pipeline: connections, holds, breakers, destinations that do not disturb each other."""
 
-import contextlib
 import json
 import os
 import signal
-import sqlite3
 import time
 
 from seclea.processes.liveness import boot_id
 from tests.contract.fault_portal import Answer, Fault, receipted
-from tests.pipeline import PipelineHome, Script, WillingPortal, until
+from tests.pipeline import PipelineHome, Script, WillingPortal, edited, until
 
 JOB = """
     import sys
@@ -75,7 +73,7 @@ def test_an_open_breaker_survives_a_restart_of_everything(home: PipelineHome, po
     assert say(script, "log") == "True 0 0"
     home.command("stop")
     opened = {"failures": 12, "open_until": time.monotonic() + 50.0, "boot_id": boot_id()}
-    with contextlib.closing(sqlite3.connect(home.home.ledger)) as ledger, ledger:
+    with edited(home.home.ledger) as ledger:
         ledger.execute("UPDATE destinations SET breaker = ?", (json.dumps(opened),))
     before = len(portal.asked)
     assert say(script, "briefly").startswith("False 1")

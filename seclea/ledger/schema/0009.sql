@@ -1,19 +1,28 @@
--- How runs end: by a word of their process, or by what the writer knows of the processes that spoke for them.
+-- What sqlite does not see: each row carries a seal over all that stands in it, and one row says how many rows each table has and
+-- what their seals come to (seals.py). The same moment stands outside, in the anchor's file.
 
--- With `pid`: which process a ring is of, also when the ring itself is gone (shared memory after a reboot).
-ALTER TABLE rings ADD COLUMN start_ticks INTEGER;
-ALTER TABLE rings ADD COLUMN boot BLOB;
--- How its process went: 'in order' (Python came to its end), 'gone' (killed, crashed, left by os._exit), 'told' (gone
--- together with a writer that got SIGTERM); NULL while it lives, and for rings of before this version.
-ALTER TABLE rings ADD COLUMN ended TEXT;
-ALTER TABLE rings ADD COLUMN told_ns INTEGER; -- the writer got SIGTERM while this process lived
-
-ALTER TABLE streams ADD COLUMN starts INTEGER NOT NULL DEFAULT 0; -- 1: its process started the run
-
--- `reason` says why the writer ended the run; NULL: the user's program did.
-CREATE TABLE run_ends (
-    run     TEXT PRIMARY KEY,
-    status  TEXT NOT NULL,
-    reason  TEXT,
-    time_ns INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+CREATE TABLE seals (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    ledger  BLOB NOT NULL,                -- 16 random bytes, made once: the key of all seals
+    number  INTEGER NOT NULL,             -- of the latest commit
+    running BLOB NOT NULL,                -- hash over all commits up to this one
+    sums    BLOB NOT NULL,                -- msgpack: by table [rows, sum of their seals]
+    seal    BLOB NOT NULL
+) STRICT;
+ALTER TABLE meta ADD COLUMN seal BLOB;
+ALTER TABLE destinations ADD COLUMN seal BLOB;
+ALTER TABLE rings ADD COLUMN seal BLOB;
+ALTER TABLE streams ADD COLUMN damaged_ns INTEGER; -- records of it were lost here; it may have to go on as another one
+ALTER TABLE streams ADD COLUMN seal BLOB;
+ALTER TABLE lanes ADD COLUMN seal BLOB;
+ALTER TABLE entities ADD COLUMN seal BLOB;
+ALTER TABLE records ADD COLUMN seal BLOB;
+ALTER TABLE needs ADD COLUMN seal BLOB;
+ALTER TABLE chunks ADD COLUMN seal BLOB;
+ALTER TABLE record_chunks ADD COLUMN seal BLOB;
+ALTER TABLE totals ADD COLUMN seal BLOB;
+ALTER TABLE key_sets ADD COLUMN seal BLOB;
+ALTER TABLE losses ADD COLUMN seal BLOB;
+ALTER TABLE attempts ADD COLUMN seal BLOB;
+ALTER TABLE events ADD COLUMN seal BLOB;
+ALTER TABLE run_ends ADD COLUMN seal BLOB;

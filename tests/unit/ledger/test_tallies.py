@@ -1,5 +1,6 @@
 """Numbers by reason, from the ledger that the writer keeps."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def test_a_ledger_that_an_older_seclea_made_has_no_numbers_and_is_no_error(
     of_then = migrations.scripts()[:3]
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "scripts", lambda: of_then)
-        Ledger(tmp_path / "ledger.sqlite").close()
+        older = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+        migrations.migrate(older, str(tmp_path))
+        older.close()
     with LedgerView(tmp_path / "ledger.sqlite") as view:
         assert (tallies.left_out(view), tallies.attempts(view, 1)) == ([], [])
         assert tallies.troubled(view) == (0, 0)

@@ -128,12 +128,13 @@ class Desk:
         return [tuple(row) for row in found]
 
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
-        """All tables, without times."""
+        """All tables, without times and seals."""
         names = ("destinations", "rings", "streams", "lanes", "entities", "records", "needs", "chunks")
         tables = {}
         for name in names:
             rows = self.ledger._all(f"SELECT * FROM {name}")
-            tables[name] = [tuple(value for key, value in dict(row).items() if not key.endswith("_ns")) for row in rows]
+            kept = [{key: value for key, value in dict(row).items() if not key.endswith("_ns")} for row in rows]
+            tables[name] = [tuple(value for key, value in row.items() if key != "seal") for row in kept]
         return tables
 
 
