@@ -23,7 +23,7 @@ from seclea.ledger.blobs import sync_descriptor, sync_directory
 from seclea.ledger.check import check
 from seclea.ledger.db import Ledger
 from seclea.ledger.mend import Mended, mend
-from seclea.ledger.migrations import scripts
+from seclea.ledger.migrations import refuse_foreign, scripts
 from seclea.ledger.salvage import Found, is_ours, salvage
 from seclea.ledger.view import DAMAGE
 from seclea.queues.ring import Consumer, RingDamaged
@@ -80,6 +80,7 @@ def why_damaged(home: Home, seconds: float | None = START_SECONDS) -> str | None
             return f"The ledger {path} is gone, with its {number} commits."
         if suspicion := _suspicion(home):
             return suspicion
+        refuse_foreign(path)  # before any connection: closing one would fold in the log of a newer seclea's ledger
         looked = check(path, seconds)
     except LedgerDamagedError as error:
         if read_anchor(anchor_of(path)) is None or not path.is_file() or path.is_symlink():

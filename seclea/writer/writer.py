@@ -296,10 +296,10 @@ class Writer:
         self._after_commit(finished)
 
     def _apply(self, message: dict[str, Any]) -> None:
-        if message.get("op") == "damaged":
-            self.damaged = str(message.get("why") or "The ledger is damaged.")
-            return
         try:
+            if message.get("op") == "damaged":
+                self.damaged = str(message.get("why") or "The ledger is damaged.")
+                return
             with self.ledger.savepoint():
                 (self.again if message.get("op") in again.OPS else self.settler).apply(message)
         except (ValueError, KeyError, TypeError, AttributeError, LedgerError, sqlite3.IntegrityError) as error:

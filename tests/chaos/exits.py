@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos.__main__ import pipeline_pids
+from tests.chaos.processes import pipeline_pids
 from tests.contract.fault_portal import ORGANIZATION, Answer, Fault, FaultPortal
 
 LONGEST_SECONDS = 0.2  # that an exit may wait, beside one without seclea

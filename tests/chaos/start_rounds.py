@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.chaos.__main__ import pipeline_pids
+from tests.chaos.processes import pipeline_pids
 
 ROUND_SECONDS = 120.0  # for what takes a few on a quiet machine
 _POINTS = ("lock", "spawn", "spawned", "free")  # where a client dies: see `die_at`

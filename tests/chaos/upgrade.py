@@ -24,6 +24,7 @@ from typing import Any
 from uuid import UUID
 
 from seclea.ledger import migrations
+from seclea.ledger.check import check
 from seclea.ledger.db import Ledger
 from tests.chaos import golden
 from tests.contract.keeping_portal import KeepingPortal
@@ -137,8 +138,8 @@ def after_kill(kind: str, path: Path, before: Rows, versions: set[object]) -> li
         if (version := golden.ledger_version_of_copy(path.parent)) not in versions:
             wrong.append(f"version {version}")
         ledger = Ledger(path)
-        wrong += ledger.quick_check()
         ledger.close()
+        wrong += check(path).wrong
         if golden.ledger_version(path) != max(versions):  # type: ignore[type-var]
             wrong.append("the next start did not complete it")
         check_ledger(path)

@@ -4,6 +4,7 @@ import json
 import urllib.request
 
 import seclea
+from seclea.ledger.anchor import anchor_of
 from tests.contract.fault_portal import Answer
 from tests.pipeline import PipelineHome, WillingPortal, kill, until
 
@@ -68,6 +69,7 @@ FORM = {
         }
     ],
     "left_out": [str],
+    "damage": (dict, type(None)),
     "ended_by_writer": [{"run": str, "name": str, "status": str, "reason": str}],
     "without_end": [{"run": str, "name": str, "reason": str}],
     "left_out_by_reason": [{"reason": str, "count": int, "last": str}],
@@ -166,6 +168,7 @@ def test_a_flush_that_cannot_be_done_says_so_and_fails(home: PipelineHome) -> No
     home.run(LOGS)
     home.command("stop")
     home.home.ledger.write_bytes(b"this is no database, and it is left as it is" * 100)
+    anchor_of(home.home.ledger).unlink()  # with it, it would be ours and damaged
     flushed = home.command("flush", "--timeout", "1")
     assert flushed.returncode == 1
     assert "not durable within 1 s" in flushed.stderr
