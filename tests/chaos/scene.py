@@ -313,9 +313,10 @@ class Scene:
         self.wrong += self.leftovers(rings_were_lost)
 
     def leftovers(self, rings_were_lost: bool) -> list[str]:
-        """Files that nobody needs any more. What a client wrote whose ring was taken away is kept for a day."""
+        """Files that nobody needs any more. What a client wrote whose ring was taken away is kept for an hour."""
         home = self.home
         places = {
+            "damaged ledgers, which a kill does not make": [home.damaged],
             "rings": [home.rings, home.shared_rings],
             "spool": [home.chunks] if rings_were_lost else [home.incoming, home.making, home.chunks],
             "runtime directory": [self.directory / "run"],
