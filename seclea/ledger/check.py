@@ -60,7 +60,11 @@ def check(path: Path, seconds: float | None = None) -> Looked:
         LedgerError: there is none, or it is no ledger.
     """
     looked = Looked()
+    _finish_making(path)
     with _opened(path) as connection:
+        if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # its maker was killed
+            compare(path, None, read_anchor(anchor_of(path)))
+            return looked
         head = read_head(connection, path) if _is_sealed(connection, path) else None
         if head is not None or read_anchor(anchor_of(path)) is not None:
             compare(path, head, read_anchor(anchor_of(path)))
@@ -74,6 +78,15 @@ def check(path: Path, seconds: float | None = None) -> Looked:
                 looked.is_complete = False
         del timer
     return looked
+
+
+def _finish_making(path: Path) -> None:
+    """A ledger whose maker was killed before its first commit, or before it had a log, has a rollback journal: whoever only
+    reads cannot read past that. Rolled back it is as it was.
+    """
+    if path.with_name(f"{path.name}-journal").exists():
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=5.0)) as maker:
+            maker.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
 @contextlib.contextmanager

@@ -120,6 +120,7 @@ class WriterProcess:
             self.sender.tell_end()  # it would finish its request first, and a portal that hangs has time
         with contextlib.suppress(KeyError, ValueError):
             self.server.unbind()
+        self.writer.say_leaving()
         self.writer.drain(self._seconds_left(_DRAIN_SECONDS, 2 * _LAST_SECONDS))
         self.writer.tell_sender({"op": "leave", "sender": self.sender.pid, "portal": self._stop_portal})
         gone = time.monotonic() + self._seconds_left(_LEAVE_SECONDS, _LAST_SECONDS)

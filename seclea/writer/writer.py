@@ -490,6 +490,11 @@ class Writer:
         with contextlib.suppress(*TROUBLE):
             self.ends.note_told()
 
+    def say_leaving(self) -> None:
+        """In all rings: whoever says something from now on is to start another writer. What stands there is still taken."""
+        for ring in self.rings.values():
+            ring.set_sleeping(True)
+
     def abandon(self) -> None:
         """Give everything back as it is: the ledger is not to be written."""
         self._closing = True
@@ -507,8 +512,8 @@ class Writer:
             self.step()
             self.scan()  # the rings of clients that have ended go with us
             self._left_work = self.has_sendable_work()
+        self.say_leaving()
         for ring in self.rings.values():
-            ring.set_sleeping(True)  # whoever says something from now on is to start another writer
             ring.close()
         self.ledger.close()
         # Only when empty. A client that is just about to put a ring there makes it again.

@@ -45,7 +45,7 @@ OUTSIDE = {
     "ledger": {
         # the pipeline's own work: nothing of it is evidence
         "meta", "destinations", "rings", "key_sets", "needs", "chunks", "record_chunks", "totals", "events", "losses",
-        "attempts", "sqlite_sequence", "streams.ring", "streams.ring_index", "streams.rank", "records.created_ns",
+        "attempts", "run_ends", "sqlite_sequence", "streams.ring", "streams.ring_index", "streams.rank", "records.created_ns",
         "records.settled_ns", "records.retries", "records.size", "records.reserved", "records.position", "records.dismissed_ns",
         "entities.content", "entities.remote_id", "entities.refused",
         "records delete (oldest of its lane)",  # the ledger does that itself, with what was delivered

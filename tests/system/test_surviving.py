@@ -44,6 +44,7 @@ def test_complete_returns_in_time_when_the_portal_is_away_and_says_what_is_left(
     home.log_in(home.closed_url)
     script = home.script(
         HUNDRED,
+        "print(bool(seclea.flush(20)), flush=True)",
         "input()",
         """
         import time
@@ -53,6 +54,7 @@ def test_complete_returns_in_time_when_the_portal_is_away_and_says_what_is_left(
         print(*result.reasons, sep="\\n")
         """,
     )
+    assert script.hear() == "True"
     # On a busy machine the sender may need longer than that to find out.
     until(lambda: home.rows("SELECT 1 FROM destinations WHERE trouble IS NOT NULL"), "an attempt to be noted")
     script.tell()

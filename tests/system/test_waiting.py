@@ -13,7 +13,7 @@ import textwrap
 import pytest
 
 from tests.contract.fault_portal import Answer
-from tests.pipeline import DEADLINE_SECONDS, PipelineHome, WillingPortal, until
+from tests.pipeline import DEADLINE_SECONDS, PipelineHome, WillingPortal, until, without_notice
 
 LOGS = """
     from seclea import SecleaAI
@@ -166,7 +166,7 @@ def test_on_a_terminal_a_bar_moves_and_one_line_stays(home: PipelineHome, portal
         os.kill(terminal.process.pid, signal.SIGINT)
         output, _ = terminal.process.communicate(timeout=DEADLINE_SECONDS)
         assert output == "False\n"
-        shown = plain(terminal.seen).replace("\r", "\n").splitlines()
+        shown = without_notice(plain(terminal.seen).replace("\r", "\n")).splitlines()
         assert [one for one in shown if one.startswith("seclea: ")] == [one for one in shown if "interrupted" in one]
         assert terminal.seen.rstrip().endswith("(to look: seclea status)")
         assert terminal.seen.count("\x1b[?25l") == terminal.seen.count("\x1b[?25h") == 1, "the cursor is back"

@@ -2,6 +2,8 @@
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -228,3 +230,33 @@ def test_a_check_that_has_no_time_says_so(path: Path) -> None:
     assert looked.wrong == [] or not looked.is_complete
     with pytest.raises(LedgerError, match="no ledger"):
         check(path.with_name("other.sqlite"))
+
+
+@pytest.mark.parametrize("statements", [0, 3, 9])
+def test_a_ledger_whose_maker_was_killed_is_no_damaged_one(tmp_path: Path, statements: int) -> None:
+    path = tmp_path / "ledger.sqlite"
+    code = f"""if True:
+        import os, signal, sqlite3, sys
+        from pathlib import Path
+        from seclea.ledger import migrations
+        path = Path({str(path)!r})
+        maker = sqlite3.connect(path, isolation_level=None)
+        maker.execute("PRAGMA page_size = 4096")
+        maker.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        maker.execute("PRAGMA cache_spill = 1")
+        maker.execute("PRAGMA cache_size = 1")  # pages go to the file, and what was there to the journal, at once
+        seen = 0
+        def count(_statement):
+            global seen
+            seen += 1
+            if seen > {statements}:
+                os.kill(os.getpid(), signal.SIGKILL)
+        maker.set_trace_callback(count)
+        migrations.migrate(maker, str(path))
+        """
+    subprocess.run([sys.executable, "-c", code], check=False)
+    if not path.exists():
+        path.touch()
+    assert check(path).wrong == []
+    Ledger(path).close()
+    assert check(path).wrong == []
