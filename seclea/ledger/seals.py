@@ -26,6 +26,7 @@ from seclea.ledger.migrations import scripts
 
 SEAL_BYTES = 24
 _NUMBER_BYTES = 8
+_UNSEALED = bytes(SEAL_BYTES)  # what a new row has (0009.sql)
 _MODULUS = 1 << 128
 _START = bytes(32)
 _VERSION = ""  # beside the names of tables in ``sums``: the schema by which their rows are sealed
@@ -209,14 +210,14 @@ class Seals:
         self._dirty[place].add(key)
 
     def _gone(self, place: int, seal: bytes | None) -> None:
-        if seal is not None:
+        if seal is not None and seal != _UNSEALED:
             self._sums[place][0] -= 1
             self._sums[place][1] = (self._sums[place][1] - weight(seal)) % _MODULUS
 
     def _seal(self, place: int, old: bytes | None, *values: Any) -> bytes:
         seal = seal_of(self.ledger, self._tables[place].name, self._number, values)
         sums = self._sums[place]
-        if old is None:
+        if old is None or old == _UNSEALED:
             sums[0] += 1
             sums[1] = (sums[1] + weight(seal)) % _MODULUS
         else:

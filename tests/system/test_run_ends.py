@@ -176,13 +176,22 @@ def test_a_run_is_preempted_when_the_pipeline_is_told_to_end_and_its_process_goe
 
 
 def test_a_process_that_outlives_a_writers_sigterm_is_not_preempted_by_it(home: PipelineHome) -> None:
-    script = home.script(RUNS, "print(flush=True)", "input()", "run.log({'loss': 1.0}, step=1)", "signal.pause()")
+    goes_on = """
+        import sys
+        for step, _ in enumerate(sys.stdin, 1):
+            run.log({'loss': 1.0}, step=step)
+        """
+    script = home.script(RUNS, "print(flush=True)", goes_on)
     script.hear()
     writer = home.writer_pid()
     os.kill(writer, signal.SIGTERM)
     until(lambda: not is_running(writer), "the writer to leave")
-    script.tell()  # starts another writer
-    until(lambda: home.steps() == [0, 1], "what it logged meanwhile")
+
+    def logs_on() -> bool:  # looks for a writer now and then, and starts another one
+        script.tell()
+        return len(home.steps()) > 1
+
+    until(logs_on, "what it logged meanwhile")
     script.kill()
     until(lambda: ends(home) == {"first": "failed"}, "the run's end")
 

@@ -15,8 +15,9 @@ ALTER TABLE rings ADD COLUMN seal BLOB;
 ALTER TABLE streams ADD COLUMN damaged_ns INTEGER; -- records of it were lost here; it may have to go on as another one
 ALTER TABLE streams ADD COLUMN seal BLOB;
 ALTER TABLE lanes ADD COLUMN seal BLOB;
-ALTER TABLE entities ADD COLUMN seal BLOB;
-ALTER TABLE records ADD COLUMN seal BLOB;
+ALTER TABLE entities ADD COLUMN seal BLOB DEFAULT x'000000000000000000000000000000000000000000000000';
+-- As long as a seal from the beginning: a large row that is sealed is changed in place, and not written whole once more.
+ALTER TABLE records ADD COLUMN seal BLOB DEFAULT x'000000000000000000000000000000000000000000000000';
 ALTER TABLE needs ADD COLUMN seal BLOB;
 ALTER TABLE chunks ADD COLUMN seal BLOB;
 ALTER TABLE record_chunks ADD COLUMN seal BLOB;
