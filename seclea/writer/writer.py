@@ -197,12 +197,13 @@ class Writer:
             self.recorder.lose(ring_id, ring.pid, ring.dropped, "dropped", "its process ended")
             self.ends.note_gone(ring_id, ring)
             self.ledger.close_ring(ring_id)
+        # While the ring is there: a writer that is killed in between finds it anew, and with it what is left to be swept.
+        self.account.sweep(ring_id.hex())
+        self.spool.sweep_ring(ring_id, {row["payload"] for row in self.ledger.saving()})
         del self.rings[ring_id]  # first: a file that cannot be removed is a ring that is found anew
         self.recorder.forget_ring(ring_id)
         self.ends.forget(ring_id)
         ring.close(unlink=True)
-        self.account.sweep(ring_id.hex())
-        self.spool.sweep_ring(ring_id, {row["payload"] for row in self.ledger.saving()})
 
     def _quarantine(self, ring_id: bytes, ring: Consumer) -> None:
         """A dead producer's ring whose next frame is bad: keep the file aside, write down what is lost, go on."""

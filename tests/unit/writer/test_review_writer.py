@@ -352,6 +352,28 @@ def test_what_a_client_left_out_before_its_end_stands_in_its_stream(bench: Bench
     check_ledger(bench.home.ledger)
 
 
+def test_what_a_dead_client_left_in_the_spool_goes_before_its_ring(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that is killed in between finds the ring again, and with it what is left to be swept."""
+    bench.client.run()
+    bench.step()
+    orphan = bench.home.incoming / f"{bench.ring.ring_id.hex()}{'0' * 32}"  # handed over by no frame
+    orphan.write_bytes(b"weights")
+    there: list[bool] = []
+    close = Consumer.close
+
+    def look(ring: Consumer, unlink: bool = False) -> None:
+        there.append(orphan.exists())
+        close(ring, unlink)
+
+    monkeypatch.setattr(Consumer, "close", look)
+    bench.ring.close()
+    bench.writer._next_scan = 0.0
+    bench.writer.step()
+    assert bench.writer.rings == {} and there == [False]
+
+
 def test_frames_that_died_with_a_damaged_ring_stand_in_the_stream(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
