@@ -11,8 +11,9 @@ from seclea import verify
 from seclea.api.connect import open_auth
 from seclea.cli.pipeline import portal_token, this_home
 from seclea.contract import Destination, Home
-from seclea.errors import AuthenticationError, PipelineError, UsageError
+from seclea.errors import AuthenticationError, LedgerError, PipelineError, UsageError
 from seclea.export import CannotRead, LedgerFile, Live, Portal, write_export
+from seclea.ledger.check import check as check_ledger
 from seclea.settings import load
 
 _TRIES = 3  # while records go on coming in
@@ -28,9 +29,23 @@ def verify_home(options: argparse.Namespace) -> int:
                 given += [f"--{name.replace('_', '-')}", value] if (value := getattr(options, name)) else []
             return verify.main(given)
         check, report = check_home(this_home(), options)
+        if altered := _altered_rows(this_home()):
+            for said in altered:
+                check.find(verify.ALTERED, said)
+            report = check.report()
         return verify.conclude(check, report, options)
     except (CannotRead, verify.CannotCheck) as error:
         raise PipelineError(str(error)) from None
+
+
+def _altered_rows(home: Home) -> list[str]:
+    """What the ledger's own seals say of its rows: also of those that are no evidence, and that the portal never sees."""
+    if not home.ledger.exists():
+        return []
+    try:
+        return check_ledger(home.ledger).wrong
+    except LedgerError as error:
+        return [error.message]
 
 
 def check_home(home: Home, options: argparse.Namespace) -> tuple[verify.Check, dict[str, Any]]:

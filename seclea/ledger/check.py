@@ -61,13 +61,13 @@ def check(path: Path, seconds: float | None = None) -> Looked:
     """
     looked = Looked()
     _finish_making(path)
+    anchor = read_anchor(anchor_of(path))  # first: a writer that goes on meanwhile moves both
     with _opened(path) as connection:
         if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # its maker was killed
-            compare(path, None, read_anchor(anchor_of(path)))
+            compare(path, None, anchor)
             return looked
         head = read_head(connection, path) if _is_sealed(connection, path) else None
-        if head is not None or read_anchor(anchor_of(path)) is not None:
-            compare(path, head, read_anchor(anchor_of(path)))
+        compare(path, head, anchor)
         timer = _Time(connection, seconds)
         for part in (_pages, _seals, _bodies, _chains):
             try:

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from seclea import verify
+from seclea.cli.verify import _altered_rows
+from seclea.contract import Home
 from seclea.export import CannotRead, LedgerFile, Live, Portal, write_export
 from tests.contract.portal_server import ROOT, PortalServer
 
@@ -114,7 +116,11 @@ class Tampering:
                 source: Any = verify.Export(str(self.export))
             else:
                 source = Mixed(self.live(), self.kept["ledger" if side == "portal" else "portal"], side)
-            report = verify.Check(source, content).run().report()
+            found = verify.Check(source, content).run()
+            if side == "ledger":  # as `seclea verify` does (seclea/cli/verify.py)
+                for said in _altered_rows(Home(self.home)):
+                    found.find(verify.ALTERED, said)
+            report = found.report()
         except (CannotRead, verify.CannotCheck) as error:
             return "cannot be read", [str(error)]
         except Exception as error:  # it must say what is wrong with anything

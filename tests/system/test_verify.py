@@ -16,7 +16,7 @@ import pytest
 
 from seclea import verify
 from tests.chaos.tamper import Tampering, campaign
-from tests.pipeline import ROOT, PipelineHome
+from tests.pipeline import ROOT, PipelineHome, edited
 
 EDITS = 40  # ten thousand by `python -m tests.chaos.tamper`
 NO_RUN = "00000000-0000-4000-8000-000000000000"
@@ -218,9 +218,9 @@ def test_what_the_portal_has_not_yet_is_pending_and_then_complete(home: Pipeline
     cut = home.command("verify", SECLEA_PLATFORM_URL="local")
     assert cut.returncode == 5, cut.stdout + cut.stderr
     assert "the portal gave a receipt and does not have it" in cut.stdout
-    with contextlib.closing(sqlite3.connect(home.home.ledger, timeout=30)) as ledger:
+    home.command("stop")
+    with edited(home.home.ledger) as ledger:
         ledger.execute("UPDATE records SET status = 'Transmitting' WHERE kind = 'finish'")
-        ledger.commit()
     pending = home.command("verify", SECLEA_PLATFORM_URL="local")
     assert pending.returncode == 3, pending.stdout + pending.stderr
     assert "not at the portal yet" in pending.stdout
