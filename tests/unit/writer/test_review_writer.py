@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from seclea.contract import Home
 from seclea.errors import LedgerError, LedgerFullError
 from seclea.frames import FrameType, TombstoneFrame
-from seclea.ledger.blobs import Spool
+from seclea.ledger.blobs import Spool, StoredPayload
 from seclea.ledger.db import Ledger
 from seclea.processes.rendezvous import prepare
 from seclea.queues.queue import Queue
@@ -350,6 +351,29 @@ def test_what_a_client_left_out_before_its_end_stands_in_its_stream(bench: Bench
     assert [detail.split(":")[0] for detail in bench.writer.ledger.left_out()] == ["17 metrics", "3 metrics"]
     assert len(bench.rows("id", "kind = 'tombstone' AND run IS NOT NULL")) == 2
     check_ledger(bench.home.ledger)
+
+
+def test_a_flush_waits_for_the_payloads_of_what_is_committed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = threading.Event()
+    store = Spool.store
+
+    def late(spool: Spool, name: str) -> StoredPayload:
+        assert stored.wait(10)
+        return store(spool, name)
+
+    monkeypatch.setattr(Spool, "store", late)
+    session = bench.client.stream()
+    bench.client.entity(session, dataset(b"table"), bench.payload(b"table"))
+    bench.hand_over()
+    bench.writer.step()
+    ring, last = bench.ring.ring_id, bench.ring.sequence
+    assert bench.writer.ledger_sequence(ring) == last, "its row is committed"
+    assert not bench.writer.flushed(ring, last)
+    assert not bench.writer.flushed_up_to({ring: last})
+    stored.set()
+    bench.step()
+    assert bench.writer.flushed(ring, last)
+    assert bench.writer.flushed_up_to({ring: last})
 
 
 def test_what_a_dead_client_left_in_the_spool_goes_before_its_ring(
