@@ -9,7 +9,6 @@ Rule 3  What is missing is counted by what the latest commit says of each table.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -289,15 +288,3 @@ def _unique(connection: sqlite3.Connection, indices: list[tuple[str, str]]) -> N
                 f" (SELECT min(rowid) FROM entities WHERE {where} GROUP BY {columns})"
             )
             connection.execute(sql)
-
-
-def move_aside(ledger: Path, directory: Path) -> None:
-    """Move a ledger with its log and its anchor into a new directory, whole; the log first: alone it is no ledger.
-
-    Raises:
-        OSError: it cannot be; what was moved is found there.
-    """
-    directory.mkdir(mode=0o700, parents=True)
-    for path in (Path(f"{ledger}-wal"), Path(f"{ledger}-shm"), anchor_of(ledger), ledger):
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(path, directory / path.name)

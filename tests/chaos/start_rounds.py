@@ -133,7 +133,7 @@ class Rounds:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                 break
-            time.sleep(0.002)
+            time.sleep(0.002)  # a poll with a deadline, of two hundred children
         with os.fdopen(notes, "rb") as file:
             file.seek(0)
             for line in file.read().splitlines():
