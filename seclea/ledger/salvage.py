@@ -9,6 +9,7 @@ Rule 3  What is missing is counted by what the latest commit says of each table.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def salvage(damaged: Path, fresh: Path) -> Found:
             gather = _Gathering(connection, ledger, found.of, tables(version))
             gather.take(pages, deep=False)
             short = gather.compare(sums)
-            if short:
+            if short or gather.has_altered:
                 gather.take(pages, deep=True)
                 short = gather.compare(sums)
             newest = gather.newest
@@ -162,6 +163,13 @@ def _row(cell: Cell, ledger: bytes, shapes: _Shapes) -> tuple[Table, list[Any], 
     return None
 
 
+def _is_altered(table: Table, values: list[Any]) -> bool:
+    """Whether a row's body is not what its digest says."""
+    row = dict(zip(table.columns, values, strict=True))
+    body, digest = row.get("body"), row.get("digest")
+    return type(body) is bytes and type(digest) is bytes and hashlib.sha256(body).digest() != digest
+
+
 def _by_shape(known: tuple[Table, ...]) -> _Shapes:
     shapes: _Shapes = {}
     for table in known:
@@ -178,14 +186,18 @@ class _Gathering:
         self._shapes = _by_shape(known)
         self._ledger = ledger
         self._limit = limit  # later commits never were: of a transaction that was not committed
-        self._rows: dict[str, list[tuple[Any, ...]]] = {table.name: [] for table in self._tables}
-        self._statements = {table.name: _upsert(connection, table) for table in self._tables}
+        self._rows: dict[str, list[tuple[bool, tuple[Any, ...]]]] = {table.name: [] for table in self._tables}
+        # Of two rows with one seal the one whose body is whole counts: a seal does not cover a body.
+        self._statements = {table.name: _upsert(connection, table, ">=") for table in self._tables}
+        self._altered_ones = {table.name: _upsert(connection, table, ">") for table in self._tables}
+        self._altered: set[str] = set()  # tables
         self._clear = bytearray()  # a bit for each page that is read whole, or holds the rest of a row
         self._whole: set[str] = set()
         self.newest = 0
 
     def take(self, pages: Pages, *, deep: bool) -> None:
         """Take rows; ``deep``: of all images, and also of pages that are not as they have to be."""
+        self._altered.clear()
         for image in pages.images() if deep else pages.current():
             cells, is_clear = pages.cells(image)
             taken = [self._take(cell) for cell in cells]
@@ -210,20 +222,23 @@ class _Gathering:
         if table.name in self._whole:
             return True
         self.newest = max(self.newest, number)
+        is_altered = _is_altered(table, values)
+        if is_altered:
+            self._altered.add(table.name)
         waiting = self._rows[table.name]
-        waiting.append((*values, seal))
+        waiting.append((is_altered, (*values, seal)))
         if len(waiting) >= _ROWS:
             self._flush()
-        return True
+        return not is_altered
 
     def _flush(self) -> None:
         self._connection.execute("BEGIN")
         for name, rows in self._rows.items():
-            for row in rows:
+            for is_altered, row in rows:
                 with contextlib.suppress(
                     sqlite3.IntegrityError
                 ):  # another row that is unique in the same: the first stays
-                    self._connection.execute(self._statements[name], row)
+                    self._connection.execute(self._altered_ones[name] if is_altered else self._statements[name], row)
             rows.clear()
         self._connection.execute("COMMIT")
 
@@ -235,6 +250,11 @@ class _Gathering:
 
     def _is_marked(self, page: int) -> bool:
         return page >> 3 < len(self._clear) and bool(self._clear[page >> 3] & 1 << (page & 7))
+
+    @property
+    def has_altered(self) -> bool:
+        """Whether a body is not what its digest says; another image of the page may have it whole."""
+        return bool(self._altered)
 
     def counts(self) -> dict[str, int]:
         """Rows by table."""
@@ -257,20 +277,21 @@ class _Gathering:
             if expected is None:
                 short[table.name] = -1
             elif total % _MODULUS == int.from_bytes(expected[1], "big") and rows == expected[0]:
-                self._whole.add(table.name)
+                if table.name not in self._altered:
+                    self._whole.add(table.name)
             else:
                 short[table.name] = expected[0] - rows if expected[0] > rows else -1
         return short
 
 
-def _upsert(connection: sqlite3.Connection, table: Table) -> str:
+def _upsert(connection: sqlite3.Connection, table: Table, newer: str) -> str:
     facts = connection.execute(f"PRAGMA table_info({table.name})").fetchall()
     primary = ", ".join(fact[1] for fact in sorted(facts, key=lambda fact: fact[5]) if fact[5])
     names = (*table.columns, "seal")
     changes = ", ".join(f"{name} = excluded.{name}" for name in names)
     return (
         f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
-        f" ON CONFLICT ({primary}) DO UPDATE SET {changes} WHERE excluded.seal > {table.name}.seal"
+        f" ON CONFLICT ({primary}) DO UPDATE SET {changes} WHERE excluded.seal {newer} {table.name}.seal"
     )
 
 

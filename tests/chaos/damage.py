@@ -324,7 +324,7 @@ def hurt(home: Path, kind: str, rng: random.Random, foreign: Path) -> list[Range
             one, two = (number * PAGE for number in rng.sample(range(1, pages), 2))
             data[one : one + PAGE], data[two : two + PAGE] = data[two : two + PAGE], data[one : one + PAGE]
             file.write_bytes(data)
-            return [(file.name, -1, -1)]  # all bytes are there, elsewhere
+            return [(file.name, one, one + PAGE), (file.name, two, two + PAGE)]
         case "cut" | "log cut":
             target = log if kind == "log cut" else file
             size = target.stat().st_size
@@ -392,7 +392,13 @@ def judge(
 ) -> list[str]:
     """Have a damaged home recovered and its rest delivered; what is wrong with that."""
     wrong: list[str] = []
-    whole = {key for key, copies in base.places.items() if is_whole(copies, changed)}
+    # Swapped pages are whole, elsewhere: what goes on in another page is damaged, as it does not say that it moved.
+    moved = kind == "pages swapped"
+    whole = {
+        key
+        for key, copies in base.places.items()
+        if (moved and any(len(one) == 1 for one in copies)) or is_whole(copies, changed)
+    }
     differs = _differs(home, base)
     figures.ledgers += 1
     figures.kinds[kind] += 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from seclea.contract import Home
 from seclea.errors import LedgerDamagedError, LedgerError, LedgerTooNewError
 from seclea.ledger.anchor import anchor_of
 from seclea.ledger.check import check
@@ -65,6 +66,29 @@ def test_a_body_that_was_altered_leaves_a_tombstone_in_its_place_and_the_rest_go
     time_ns, words, place = json.loads(desk.ledger.meta("damage") or "")
     assert time_ns and words == rescue.words() and place == str(rescue.place)
     assert [row["detail"] for row in desk.ledger._all("SELECT detail FROM events WHERE kind = 'salvaged'")] == [words]
+
+
+def test_a_body_that_is_altered_in_one_image_of_its_page_comes_from_another(desk: Desk, tmp_path: Path) -> None:
+    desk.ledger._connection.execute("PRAGMA wal_autocheckpoint = 0")
+    client = Client()
+    client.stream()
+    index, _ = client.run()
+    client.log(index, 0, loss=0.0)
+    desk.take(client)
+    desk.ledger.checkpoint()
+    client.log(index, 1, loss=1.0)
+    desk.take(client)  # in the log: the page with both rows, once more
+    (first, body), _ = desk.rows("id, body", "kind = 'metrics'")
+    home = Home(tmp_path / "killed")
+    shutil.copytree(desk.home.path, home.path, ignore=shutil.ignore_patterns("*-shm", "*.lock"))
+    log = Path(f"{home.ledger}-wal")
+    data = log.read_bytes()
+    assert data.count(body) == 1 and body in home.ledger.read_bytes()
+    log.write_bytes(data.replace(body, body.replace(b"loss", b"LOSS")))
+    desk.ledger.close()
+    desk.ledger, rescue = ledger_of(home)
+    assert rescue is not None and rescue.found.words() == "nothing"
+    assert desk.rows("body, status", f"id = {first}") == [(body, "Transmitting")]
 
 
 def test_a_ledger_that_was_put_back_goes_on_in_new_streams(made: tuple[Desk, Client]) -> None:
