@@ -111,6 +111,7 @@ def _run(home: Home) -> tuple[str, Path]:
     if not result.done:
         raise PipelineError(f"Not everything was delivered: {'; '.join(result.reasons)}.", f"Look at {home.logs}.")
     print(f"Sent   {result.delivered} records, {format_size(result.delivered_bytes)}, each acknowledged by the portal.")
+    _verify()
     print("\nThe rest is said by a process without seclea, which reads all of it over HTTP.\n", flush=True)
     notes = work / "notes.json"
     wanted = {
@@ -121,6 +122,20 @@ def _run(home: Home) -> tuple[str, Path]:
     }
     notes.write_text(json.dumps(wanted), "utf-8")
     return json.loads((home.portal / "address.json").read_text("utf-8"))["url"], notes
+
+
+def _verify() -> None:
+    """Have ledger and portal compared: chain by chain, count by count."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "seclea", "verify", "--content", "--json"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8", check=False,
+    )  # fmt: skip
+    if asked.returncode:
+        raise PipelineError("The portal does not hold what the ledger says.", f"Run `seclea verify`:\n{asked.stdout}")
+    parts = json.loads(asked.stdout)
+    records = sum(one["records"] for kind in ("runs", "sessions") for one in parts[kind])
+    print(f"Proof  `seclea verify`: {len(parts['runs'])} runs complete. {records} records, in their chains,")
+    print("       and the bytes of all contents are the same in ledger and portal.")
 
 
 def _record_data(seclea: SecleaAI, csv: Path) -> tuple[Dataset, dict[str, Dataset]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 _OPEN_FAILURES = 3  # in a row, from which on the breaker is not closed
+_LONGEST_WISH_SECONDS = 3600.0  # of a portal; more was never kept: the clock was set back
 _LONGEST_SECONDS = 60.0  # more was never set: the state is of another boot
 
 
@@ -41,7 +42,8 @@ class Outlook:
         left = left if left <= _LONGEST_SECONDS else 0.0
         is_open = left > 0
         if row.get("next_try_ns"):
-            left = max(left, (row["next_try_ns"] - now_ns) / 1e9)
+            at = (row["next_try_ns"] - now_ns) / 1e9
+            left = max(left, at if at <= _LONGEST_WISH_SECONDS else 0.0)
         return cls(
             hold=row.get("hold"),
             hold_ns=row.get("hold_ns"),

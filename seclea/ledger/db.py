@@ -203,8 +203,7 @@ class Ledger(Reopening, Space):
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return LedgerDamagedError(
                 f"The ledger {self.path} is damaged: {error}.",
-                f"Move {self.path.name}, {self.path.name}-wal and {self.path.name}-shm away together; logging goes on"
-                " by itself, in a new one.",
+                "The next writer moves it aside whole and salvages it; `seclea recover` does so now.",
             )
         return None
 

@@ -265,7 +265,7 @@ class HostileClient:
             for _ in range(self.chance.randrange(1, 5)):
                 data[self.chance.randrange(layout.HEADER_BYTES, end)] ^= 1 << self.chance.randrange(8)
         elif kind == "torn":  # from the middle of a frame on nothing was written
-            start = self.chance.choice(self.starts) + self.chance.randrange(1, 24)
+            start = min(self.chance.choice(self.starts) + self.chance.randrange(1, 24), end)
             data[start:end] = bytes(end - start) if self.chance.random() < 0.5 else self.chance.randbytes(end - start)
         elif kind == "header":
             places = [*range(0, 96), *range(512, 544), *range(1024, 1072)]

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -111,6 +112,8 @@ def test_the_demo_reads_back_from_the_portal_all_that_it_logged(demo: Demo) -> N
     last = done.stdout.splitlines()[-1]
     good, _, count = last.rpartition(": ")[2].partition(" of ")
     assert last.startswith("All of it matches (") and count == f"{good} match." and int(good) > 50
+    sent = re.search(r"Sent +([0-9]+) records", done.stdout)
+    assert sent and f"`seclea verify`: 3 runs complete. {sent[1]} records" in done.stdout
     assert max(map(len, done.stdout.partition("Look at it")[0].splitlines())) <= 80  # columns of a terminal
 
 

@@ -95,7 +95,8 @@ def check_delivered(home: PipelineHome, portal: WillingPortal, steps: int, state
             lambda: home.finishes() and not home.rows("SELECT 1 FROM records WHERE status <> 'Completed'"), "delivery"
         )
     except AssertionError:
-        raise AssertionError(home.logs()) from None
+        open_ones = home.rows("SELECT id, kind, status, hold, error FROM records WHERE status <> 'Completed'")
+        raise AssertionError(f"{open_ones}\n{home.live()}\n{home.logs()}") from None
     assert portal.steps() == list(range(steps)), "each step once, and in order"
     keys = [key for _, key in portal.records()]
     assert len(set(keys)) == len(keys), "sent twice"

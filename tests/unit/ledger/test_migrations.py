@@ -85,7 +85,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_untouched(tmp_path: Path
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"some notes of mine " * 500)
     before = fingerprint(path)
-    with pytest.raises(LedgerDamagedError, match=r"is damaged: file is not a database.*away together"):
+    with pytest.raises(LedgerDamagedError, match=r"is damaged: file is not a database.*`seclea recover`"):
         Ledger(path)
     assert fingerprint(path) == before
 
