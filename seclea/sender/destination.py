@@ -44,6 +44,7 @@ class DestinationState:
         self._held_login: int | None = None  # the login that was refused, where that is why it is on hold
         self.remote: dict[str, str] = {}  # our uuid → the portal's, of what was sent since we started
         self.losses = 0  # how often the portal was seen to have lost something
+        self.wakes: list[Callable[[], None]] = []  # of its lanes
         self._make_ready = make_ready
         self._ready = False  # known to answer since the last attempt that came through
         self._make_organization = make_organization
@@ -130,6 +131,8 @@ class DestinationState:
                 log.warning("destination %d: the breaker is %s", self.id, "closed" if state.is_closed else "open")
             self._breaker = state
             self._state(breaker=json.dumps(state.to_json()))
+            for wake in self.wakes:  # a lane may be waiting for as long as the other one's probe could have taken
+                wake()
 
     def count_request(self, retry: bool) -> None:
         """One more attempt."""

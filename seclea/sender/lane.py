@@ -81,6 +81,7 @@ class LaneWorker:
         self._delays = full_jitter(tools.random, cap=LONGEST_OPEN_SECONDS)
         self._not_before = 0.0
         self.wake = threading.Event()
+        state.wakes.append(self.wake.set)
 
     def run(self, stopping: threading.Event) -> None:
         """Step until told to stop."""

@@ -235,6 +235,35 @@ def test_three_failures_open_the_breaker_and_no_request_goes_out_while_it_is(ben
     assert '"failures": 3' in stored[-1]["breaker"], "the writer was told, so it outlives us"
 
 
+@pytest.mark.parametrize("came_to", [DELIVERED, AWAY])
+def test_a_lane_that_waits_for_another_one_s_probe_is_woken_by_what_comes_of_it(
+    bench: Bench, came_to: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(bench.ordered)  # the project
+    bench.apply()
+    bench.client.entity(bench.session, dataset(b"x"), bench.desk.payload(b"x"))
+    bench.client.entity(bench.session, Model(name="M", framework="sklearn"))
+    bench.take()
+    bench.portal.script.extend([AWAY] * 3 + [came_to])
+    for _ in range(3):
+        bench.run(bench.ordered)
+        bench.ordered._not_before = 0.0
+    bench.ahead += 2.0  # the breaker is half open
+    send, waits = bench.portal.send, list[float]()
+
+    def probed(record: Record, **rest: object) -> Outcome:
+        bench.bulk.wake.clear()
+        waits.append(bench.bulk.step())
+        return send(record, **rest)
+
+    monkeypatch.setattr(bench.portal, "send", probed)
+    bench.run(bench.ordered)
+    assert waits[0] > 30, "for as long as a probe can take"
+    assert bench.bulk.wake.is_set()
+    monkeypatch.setattr(bench.portal, "send", send)
+    assert bench.bulk.step() < 10, "and no longer than it did take"
+
+
 def test_a_lane_that_starts_while_the_breaker_is_open_sends_nothing(bench: Bench) -> None:
     bench.portal.script.extend([AWAY] * 3)
     for _ in range(3):
