@@ -87,7 +87,15 @@ class Ledger(Reopening, Space):
         finally:
             os.umask(previous)
 
-    def _connect_again(self) -> None:
+    def stay_usable(self) -> None:
+        """Open the file again where our connection is of no use any more. Where it cannot be now, ask again: till then nothing
+        can be read either.
+
+        Raises:
+            LedgerError, OSError, sqlite3.Error: not now.
+        """
+        if not self._is_read_only:
+            return
         # A connection that could not write its shared memory once (a full disk, for one) is read-only for the rest of its
         # life; so is a second one of this process, while the first is there.
         self._connection.close()
@@ -151,8 +159,7 @@ class Ledger(Reopening, Space):
         """
         try:
             self._check_file()
-            if self._is_read_only:
-                self._connect_again()
+            self.stay_usable()
             self._connection.execute("BEGIN IMMEDIATE")
             yield
             self._seals.finish()

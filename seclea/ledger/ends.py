@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from enum import StrEnum
+from typing import Any
 
 from seclea.ledger.db import Ledger
 from seclea.ledger.view import LedgerView
@@ -36,7 +37,9 @@ class Ends:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._run = ledger._connection.execute
+
+    def _run(self, sql: str, values: tuple[Any, ...]) -> None:
+        self._ledger._connection.execute(sql, values)  # of the connection that there is now (`Ledger.stay_usable`)
 
     def note_process(self, ring: bytes, start_ticks: int, boot: bytes) -> None:
         """Which process a ring is of."""

@@ -240,6 +240,7 @@ class Writer:
             return False
 
     def _round(self, now: float) -> bool:
+        self.ledger.stay_usable()
         if now >= self._next_scan:
             self.scan()
         for ring in self.rings.values():

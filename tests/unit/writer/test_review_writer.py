@@ -123,6 +123,34 @@ def test_a_flush_is_answered_by_a_writer_that_read_nothing_of_that_ring(bench: B
     assert not bench.writer.flushed(ring, last + 1)
 
 
+def test_a_ledger_that_could_not_be_opened_again_at_once_is_used_as_soon_as_it_can_be(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, _ = bench.client.run()
+    bench.step()
+    ledger = bench.writer.ledger
+    ledger._is_read_only = True  # it could not write its shared memory
+    refused = iter([True, True])
+
+    def set_up() -> None:
+        if next(refused, False):
+            raise sqlite3.OperationalError("disk I/O error")
+        Ledger._set_up(ledger)
+
+    monkeypatch.setattr(ledger, "_set_up", set_up)
+    bench.client.log(index, 0, loss=1.0)
+    bench.hand_over()
+    for _ in range(2):
+        bench.writer.step()
+        assert "the ledger cannot be used" in str(bench.writer.paused)
+    bench.writer.step()
+    assert bench.rows("points", "kind = 'metrics'") == [(1,)]
+    bench.client.log(index, 1, loss=1.0)
+    bench.client.finish(index)  # what ends a run is written by the new connection, too
+    bench.step()
+    assert bench.writer.ledger._all("SELECT status FROM run_ends")[0][0] == "finished"
+
+
 def test_a_chunk_that_is_given_back_and_named_again_in_one_step_stays(bench: Bench) -> None:
     """The same weights twice: the first is delivered in the very step that makes the second durable."""
     index, run = bench.client.run()
