@@ -15,6 +15,7 @@ from seclea.contract import Home
 from seclea.director.room import Room
 from seclea.errors import PipelineError, SecleaError
 from seclea.queues.ring import Producer
+from seclea.queues.wait import wait_until
 from seclea.settings import Limits
 
 T = TypeVar("T")
@@ -67,7 +68,8 @@ def overcome(room: Room, make: Callable[[], T]) -> tuple[T] | None:
             return False
         return True
 
-    if not try_it() and (hopeless or not room.wait(try_it)):
+    # Where waiting changes nothing: once more, as a kernel may have had no page just then.
+    if not try_it() and not (wait_until(try_it, 2 * _FIRST_PAUSE_SECONDS) if hopeless else room.wait(try_it)):
         return None
     room.trouble = ""
     return (made[0],)
