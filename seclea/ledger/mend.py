@@ -3,6 +3,7 @@
 stream row missing            made again from the keys of its records
 lane behind, or missing       its last record says where it ends
 entity row missing            made again from its record's body; else a name only, taken to be at the portal
+entity that nobody will send  taken to be at the portal; where it is not, what needs it is held
 destination row missing       its records are held
 chunks' counts                from the records that need them
 hole before open records      the stream is marked: the portal may have what is missing here (writer/damage.py)
@@ -152,6 +153,12 @@ class _Mending:
         )
 
     def _entities(self) -> None:
+        if not self._found.is_whole("records") or not self._found.is_whole("entities"):
+            # Nobody will send it any more: the portal may have it, and where it has not it says so (sender/rewind.py).
+            self._run(
+                "UPDATE entities SET remote_id = uuid WHERE remote_id IS NULL AND same_as IS NULL AND refused = 0 AND uuid NOT IN"
+                " (SELECT entity FROM records WHERE entity IS NOT NULL AND kind <> 'tombstone' AND status <> 'Completed')"
+            )
         if self._found.is_whole("entities"):
             return
         named = (

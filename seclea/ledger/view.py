@@ -286,6 +286,15 @@ class Reader:
             (uuid,),
         )
 
+    def is_lost(self, uuid: str) -> bool:
+        """Whether nothing here says how this entity was sent: its record is lost, or thinned, or the portal had it before us."""
+        row = self._one(
+            "SELECT 1 FROM entities e WHERE uuid = ? AND same_as IS NULL AND NOT EXISTS"
+            " (SELECT 1 FROM records WHERE entity = e.uuid AND kind <> 'tombstone')",
+            (uuid,),
+        )
+        return row is not None
+
     def was_delivered(self, record: int) -> bool:
         """Whether the portal has acknowledged this (now open) record once."""
         row = self._one("SELECT receipt FROM records WHERE id = ?", (record,))

@@ -61,6 +61,8 @@ class Rewind:
                 row = view.delivery_of(uuid)
                 if row is not None and self._is_news(uuid, row["reopened_ns"], record):
                     lost.append(uuid)
+                elif row is None and view.is_lost(uuid):
+                    self.stuck(record, f"the portal lacks {uuid}, of which nothing is kept here that could be sent")
         if lost:
             self._tell({"op": "lost entities", "entities": lost})
         return lost

@@ -487,7 +487,13 @@ def deliver(
     for row in waits.values():
         if row["destination"] in held:
             continue
-        if row["status"] == "Transmitting" and not row["hold"] and not row["error"]:
+        before = [one for one in waits.values() if one["stream"] == row["stream"] and one["lane"] == row["lane"]]
+        before = [one for one in before if one["position"] <= row["position"]]
+        # Payloads are not stored here: what needs one that is to be saved waits for it, and its own are seen by themselves.
+        needs = {need["entity"] for need in ledger._all("SELECT entity FROM needs WHERE record = ?", (row["id"],))}
+        if (needs | {row["run"]}) & {one["entity"] for one in waits.values() if one["id"] != row["id"]}:
+            continue
+        if row["status"] == "Transmitting" and not any(one["hold"] or one["error"] for one in before):
             wrong.append(f"record {row['id']} ({row['kind']}) waits and nobody knows for what")
     trouble = {row["id"] for row in ledger.troubled()}
     for key in whole:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from seclea.contract import Outcome, Verdict
+from seclea.entities import Kind
 from seclea.records import Lane
 from tests.unit.sender.test_lane import DELIVERED, REFUSED, Bench
 from tests.unit.writer.chain import check_ledger
@@ -165,6 +166,22 @@ def test_a_parent_that_the_portal_lost_goes_before_its_child(bench: Bench) -> No
     assert bench.portal.kinds.count("dataset") == 2
     assert bench.portal.kinds[-1] == "training_run"
     assert bench.desk.ledger.pending() == (0, 0)
+
+
+def test_a_parent_that_the_portal_lacks_and_nobody_can_send_holds_its_child_and_says_so(bench: Bench) -> None:
+    parent = dataset(b"parent", "parent")
+    bench.take()
+    turn(bench)
+    (project,) = bench.desk.ledger._all("SELECT * FROM entities")
+    with bench.desk.ledger.transaction():  # as one that was found there
+        bench.desk.recorder._entities.insert(parent.to_json(), Kind.DATASET, 1, project["uuid"], None)
+        bench.desk.ledger.set_remote_id(parent.uuid, parent.uuid)
+    bench.client.run(datasets=(parent.uuid,))
+    bench.take()
+    bench.portal.script.append(Outcome(Verdict.MISSING, 404, "no such dataset", missing=(parent.uuid,)))
+    turn(bench)
+    (held,) = bench.desk.ledger._all("SELECT kind, hold FROM records WHERE hold IS NOT NULL")
+    assert held["kind"] == "training_run" and f"the portal lacks {parent.uuid}" in held["hold"]
 
 
 def test_streams_that_had_ended_are_compared_once_one_was_seen_to_be_lost(bench: Bench) -> None:
