@@ -156,8 +156,8 @@ class _Mending:
         if not self._found.is_whole("records") or not self._found.is_whole("entities"):
             # Nobody will send it any more: the portal may have it, and where it has not it says so (sender/rewind.py).
             self._run(
-                "UPDATE entities SET remote_id = uuid WHERE remote_id IS NULL AND same_as IS NULL AND refused = 0 AND uuid NOT IN"
-                " (SELECT entity FROM records WHERE entity IS NOT NULL AND kind <> 'tombstone' AND status <> 'Completed')"
+                "UPDATE entities SET remote_id = uuid WHERE remote_id IS NULL AND same_as IS NULL AND refused = 0"
+                " AND uuid NOT IN (SELECT entity FROM records WHERE entity IS NOT NULL AND kind <> 'tombstone' AND status <> 'Completed')"
             )
         if self._found.is_whole("entities"):
             return

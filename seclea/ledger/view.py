@@ -287,7 +287,7 @@ class Reader:
         )
 
     def is_lost(self, uuid: str) -> bool:
-        """Whether nothing here says how this entity was sent: its record is lost, or thinned, or the portal had it before us."""
+        """Whether nothing here says how this entity was sent: its record is lost or thinned, or the portal had it first."""
         row = self._one(
             "SELECT 1 FROM entities e WHERE uuid = ? AND same_as IS NULL AND NOT EXISTS"
             " (SELECT 1 FROM records WHERE entity = e.uuid AND kind <> 'tombstone')",
