@@ -157,7 +157,8 @@ class _Mending:
             # Nobody will send it any more: the portal may have it, and where it has not it says so (sender/rewind.py).
             self._run(
                 "UPDATE entities SET remote_id = uuid WHERE remote_id IS NULL AND same_as IS NULL AND refused = 0"
-                " AND uuid NOT IN (SELECT entity FROM records WHERE entity IS NOT NULL AND kind <> 'tombstone' AND status <> 'Completed')"
+                " AND uuid NOT IN (SELECT entity FROM records WHERE entity IS NOT NULL AND kind <> 'tombstone'"
+                " AND status <> 'Completed')"
             )
         if self._found.is_whole("entities"):
             return
